@@ -1,7 +1,7 @@
 # Two commands matter: `make run` (train the headline experiment) and `make test` (check everything).
 # Nothing is needed but Python >= 3.11 and make.
 
-PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
 	$$p -c 'import sys; sys.exit(not ((3,11) <= sys.version_info < (3,14)))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
