@@ -1,0 +1,1 @@
+"""Adds brainlab's and the user's configuration folders to Hydra's search path."""

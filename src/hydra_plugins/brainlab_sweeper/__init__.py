@@ -1,0 +1,1 @@
+"""The sweeper that checks every combination before it starts one."""
