@@ -1,0 +1,167 @@
+"""Optimiser of a fine-tuned encoder: two learning rates, decay by module type, cosine schedule with warm-up."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from brainlab.errors import InvalidValue
+
+__all__ = ["build_optimizer", "cosine_with_warmup", "decays", "two_rate_groups"]
+
+_NEVER_DECAY = (
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+    nn.modules.batchnorm._NormBase,
+    nn.Embedding,
+    nn.EmbeddingBag,
+)
+
+
+def decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay acts on ``module.name``.
+
+    Matrices and filters decay. Biases, norms, embeddings, scalars and bare parameters that are vectors of the model's
+    own (tokens, queries, position embeddings, masks) do not: pulling those to zero removes information, not capacity.
+    """
+    return parameter.ndim >= 2 and name.endswith("weight") and not isinstance(module, _NEVER_DECAY)
+
+
+def two_rate_groups(
+    encoder: nn.Module,
+    rest: Iterable[nn.Module | nn.Parameter],
+    lr: float,
+    head_lr_scale: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """Parameter groups ``encoder`` at ``lr`` and ``head`` at ``head_lr_scale · lr``, each split by weight decay.
+
+    Frozen parameters are left out, shared ones appear once (in the encoder's group if it owns them), and empty groups
+    are dropped. Each group carries a ``name``.
+
+    Raises:
+        InvalidValue: if nothing is left to train.
+    """
+    seen: set[int] = set()
+    groups = []
+    for label, parts, rate in (("encoder", [encoder], lr), ("head", list(rest), lr * head_lr_scale)):
+        split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for part in parts:
+            for decayed, parameter in _owned(part):
+                if parameter.requires_grad and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    split[decayed].append(parameter)
+        for decayed, parameters in split.items():
+            if parameters:
+                groups.append(
+                    {
+                        "name": label if decayed else f"{label}_no_decay",
+                        "params": parameters,
+                        "lr": rate,
+                        "weight_decay": weight_decay if decayed else 0.0,
+                    }
+                )
+    if not groups:
+        raise InvalidValue("parameters", 0, "expected at least one trainable parameter", hint="unfreeze a part")
+    return groups
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], name: str = "AdamW", options: Mapping[str, Any] | None = None
+) -> torch.optim.Optimizer:
+    """An optimiser of ``torch.optim`` by its class name.
+
+    Args:
+        groups: parameter groups with their own ``lr`` and ``weight_decay``.
+        name: class in ``torch.optim``.
+        options: further keywords of that class, as ``{"betas": [0.9, 0.95]}``; lists become tuples.
+
+    Raises:
+        InvalidValue: for an unknown class or keyword.
+    """
+    known: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        key: value
+        for key, value in vars(torch.optim).items()
+        if inspect.isclass(value)
+        and issubclass(value, torch.optim.Optimizer)
+        and value is not torch.optim.Optimizer
+        # Those that step through a closure or take sparse gradients need another training loop.
+        and key not in ("LBFGS", "SparseAdam")
+    }
+    if name not in known:
+        raise InvalidValue("model.optimizer", name, "unknown class of torch.optim", hint=_did_you_mean(name, known))
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in (options or {}).items()}
+    accepted = set(inspect.signature(known[name]).parameters) - {"params", "lr", "weight_decay"}
+    for key in options:
+        if key not in accepted:
+            raise InvalidValue(
+                f"model.optimizer_options.{key}",
+                options[key],
+                f"unknown keyword of torch.optim.{name}",
+                hint=_did_you_mean(key, accepted),
+            )
+    if "weight_decay" not in inspect.signature(known[name]).parameters:
+        groups = [{key: value for key, value in group.items() if key != "weight_decay"} for group in groups]
+    return known[name](groups, **options)
+
+
+def cosine_with_warmup(
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup_fraction: float = 0.0, eta_min: float = 0.0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Linear warm-up, then a cosine down to ``eta_min``, stepped once per optimiser step.
+
+    The length is the real number of steps, not a constant. Every group ends at the same absolute ``eta_min``.
+
+    Args:
+        optimizer: its groups hold their peak rates.
+        total_steps: optimiser steps of the whole training.
+        warmup_fraction: part of ``total_steps`` that warms up, in [0, 1).
+        eta_min: learning rate at the end.
+
+    Raises:
+        InvalidValue: if the length is unbounded or the fraction is out of range.
+    """
+    if not math.isfinite(total_steps) or total_steps < 1:
+        raise InvalidValue(
+            "trainer.max_epochs", total_steps, "expected a bounded training length", hint="set max_epochs or max_steps"
+        )
+    if not 0.0 <= warmup_fraction < 1.0:
+        raise InvalidValue("model.warmup_fraction", warmup_fraction, "expected a number in [0, 1)")
+    warmup = round(total_steps * warmup_fraction)
+    span = max(total_steps - warmup, 1)
+
+    def factor_for(peak: float) -> Callable[[int], float]:
+        floor = min(eta_min / peak, 1.0) if peak > 0 else 1.0
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            progress = min((step - warmup) / span, 1.0)
+            return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+        return factor
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, [factor_for(group["lr"]) for group in optimizer.param_groups])
+
+
+def _owned(part: nn.Module | nn.Parameter) -> Iterable[tuple[bool, nn.Parameter]]:
+    if isinstance(part, nn.Parameter):
+        yield False, part
+        return
+    for module in part.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            yield decays(module, name, parameter), parameter
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    choices = sorted(known)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"choose from {', '.join(choices)}"
