@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,7 +124,9 @@ class Split:
             if path.suffix == ".json":
                 content = json.loads(path.read_text())
                 return cls(
-                    *(content[part] for part in PARTS),
+                    train=content["train"],
+                    val=content["val"],
+                    test=content["test"],
                     kind=content["kind"],
                     seed=content["seed"],
                     groups=content["groups"],
@@ -133,20 +136,19 @@ class Split:
             unknown = {row["split"] for row in rows} - set(PARTS)
             if unknown:
                 raise InvalidFile("split", sorted(unknown)[0], "expected train, val or test", where=str(path))
-            parts = [[int(row["index"]) for row in rows if row["split"] == part] for part in PARTS]
+            parts = {part: _indices([int(row["index"]) for row in rows if row["split"] == part]) for part in PARTS}
         except OSError as error:
             raise InvalidFile("split file", path, f"expected a readable file ({error.strerror})") from None
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InvalidValue):
                 raise
             raise InvalidFile("split file", path, f"expected columns index and split, or our JSON ({error})") from None
-        split = cls(*parts, kind="file")
+        labels: np.ndarray | None = None
         if rows and "group" in rows[0]:
-            groups: list[Any] = [None] * (max(int(row["index"]) for row in rows) + 1)
+            labels = np.full(max(int(row["index"]) for row in rows) + 1, "", dtype=object)
             for row in rows:
-                groups[int(row["index"])] = row["group"]
-            split = cls(*parts, kind="file", groups=np.asarray([str(group) for group in groups]))
-        return split.check()
+                labels[int(row["index"])] = row["group"]
+        return cls(parts["train"], parts["val"], parts["test"], kind="file", groups=labels).check()
 
 
 def _fractions(fractions: Fractions) -> tuple[float, float, float]:
@@ -158,7 +160,7 @@ def _fractions(fractions: Fractions) -> tuple[float, float, float]:
     values = tuple(float(value) for value in fractions)
     if len(values) != 3 or min(values) < 0 or abs(sum(values) - 1) > 1e-6:
         raise InvalidValue("fractions", list(values), "expected three numbers >= 0 for train, val, test that sum to 1")
-    return values  # type: ignore[return-value]
+    return values[0], values[1], values[2]
 
 
 def group_split(
@@ -216,9 +218,8 @@ def group_split(
     if wanted[2] == 0 and wanted[1] == 0:
         part[:] = 0
     assigned = part[member]
-    return Split(
-        *(np.flatnonzero(assigned == number) for number in range(3)), kind=kind, seed=seed, groups=labels
-    ).check()
+    train, val, test = (np.flatnonzero(assigned == number) for number in range(3))
+    return Split(train, val, test, kind=kind, seed=seed, groups=labels).check()
 
 
 def connected_groups(*labels: Sequence[Any] | np.ndarray) -> Int[np.ndarray, " example"]:
@@ -280,7 +281,7 @@ class TimeSplit:
         for start, stop, part in rows:
             if not 0 <= start < stop:
                 raise InvalidValue(f"{part} stretch", (start, stop), "expected 0 <= start < stop")
-        for (_, stop, before), (start, _, after) in zip(rows, rows[1:], strict=False):
+        for (_, stop, before), (start, _, after) in itertools.pairwise(rows):
             gap = start - stop
             if gap < 0 or (before != after and gap < self.guard_samples):
                 raise LeakError(
@@ -305,7 +306,7 @@ class TimeSplit:
         """
         try:
             content = json.loads(Path(path).read_text())
-            return cls(*(content[part] for part in PARTS), guard_samples=content["guard_samples"]).check()
+            return cls(content["train"], content["val"], content["test"], content["guard_samples"]).check()
         except OSError as error:
             raise InvalidFile("split file", path, f"expected a readable file ({error.strerror})") from None
         except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -342,7 +343,8 @@ def time_split(n_samples: int, sfreq_hz: float, fractions: Fractions, guard_s: f
         if stop <= start:
             raise InvalidValue("n_samples", n_samples, f"expected room for at least one sample of {PARTS[number]}")
         stretches[number] = [[int(start), int(stop)]]
-    return TimeSplit(*stretches, guard_samples=guard).check()  # type: ignore[arg-type]
+    train, val, test = (np.asarray(rows, dtype=np.int64) for rows in stretches)
+    return TimeSplit(train, val, test, guard).check()
 
 
 def window_index(

@@ -218,7 +218,7 @@ class Records:
             }
             with environment.begin() as transaction:
                 self.splits: dict[str, np.ndarray] = {
-                    part: np.frombuffer(transaction.get(f"split/{part}".encode()), "<i8").astype(np.int64)
+                    part: np.frombuffer(transaction.get(f"split/{part}".encode()) or b"", "<i8").astype(np.int64)
                     for part in content["splits"]
                 }
         except (ValueError, KeyError, TypeError) as error:

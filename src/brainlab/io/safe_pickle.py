@@ -166,11 +166,10 @@ def load_npy(path: Path | str, *, memory_map: bool = False) -> Any:
 
 def _opened(path: Path | str, read: Callable[[IO[bytes]], Any]) -> Any:
     try:
-        stream = open(path, "rb")
+        with open(path, "rb") as stream:
+            return read(stream)
     except OSError as error:
-        raise InvalidFile("file", path, f"expected a readable file ({error.strerror})") from None
-    with stream:
-        return read(stream)
+        raise InvalidFile("file", path, f"expected a readable file ({error.strerror or error})") from None
 
 
 def _read_npy(stream: IO[bytes], path: Path, memory_map: bool) -> Any:

@@ -2,15 +2,31 @@
 
 A window is (session, start, length) with any start. A batch of windows is one gather into a contiguous
 (window, channel, time) array, which is what a network takes.
+
+On disk a session is a row of blocks of 1024 samples, channel-major inside a block: (block, channel, 1024). Median
+time to gather 64 random windows of 64 channels × 200 samples out of three hours at 200 Hz, one thread, with the file
+in the page cache / just dropped from it:
+
+========================== ======= ======
+layout                     warm    cold
+========================== ======= ======
+(channel, time)            0.67 ms 326 ms
+(time, channel)            0.87 ms 174 ms
+blocks of 256              0.58 ms 162 ms
+blocks of 1024             0.59 ms 168 ms
+========================== ======= ======
+
+Whole rows put every channel of a window on another page; whole time points need a transpose of every window. Of the
+block sizes, all alike, 1024 cuts the fewest windows in two.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +37,15 @@ from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
 from brainlab.io.atomic import write_atomically
 from brainlab.io.recording import Channel, Recording
 
+Reader = Callable[[int, int], np.ndarray]
+
 __all__ = ["Session", "Store", "StoreWriter"]
 
 _FORMAT = "brainlab-store"
 _VERSION = 1
 _INDEX = "index.json"
-_CHUNK = 1 << 18
+_BLOCK = 1024
+_BLOCKS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,7 @@ class Session:
     n_samples: int
     sfreq_hz: float
     channels: tuple[Channel, ...]
+    block: int = _BLOCK
     sha256: str = ""
     events: tuple[dict[str, Any], ...] = ()
     attrs: dict[str, Any] = field(default_factory=dict)
@@ -55,6 +75,11 @@ class Session:
     def n_channels(self) -> int:
         """Number of rows."""
         return len(self.channels)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file; its last block is filled up with zeros."""
+        return 4 * self.n_channels * self.block * (-(-self.n_samples // self.block) if self.block else 0)
 
 
 class StoreWriter:
@@ -101,59 +126,57 @@ class StoreWriter:
         """
         if name in {session.name for session in self._sessions}:
             raise InvalidValue("session", name, "expected every session name once")
+        read: Reader
         if isinstance(samples, Recording):
-            recording = samples
-            sfreq_hz = recording.sfreq_hz if sfreq_hz is None else sfreq_hz
-            channels = recording.channels if channels is None else channels
-            n_rows, n_samples, read = recording.n_channels, recording.n_samples, recording.samples
+            sfreq_hz = samples.sfreq_hz if sfreq_hz is None else sfreq_hz
+            channels = samples.channels if channels is None else channels
+            n_rows, n_samples, read = samples.n_channels, samples.n_samples, samples.samples
         else:
             array = np.asarray(samples)
             if array.ndim != 2:
                 raise ShapeMismatch("samples", array.shape, "expected (channel, time)", where=name)
-            n_rows, n_samples = array.shape
-
-            def read(start: int, stop: int | None) -> np.ndarray:
-                return array[:, start:stop]
-
+            (n_rows, n_samples), read = array.shape, partial(_columns, array)
         if sfreq_hz is None or channels is None:
             raise InvalidValue("sfreq_hz, channels", "none", "expected both for an array", where=name)
         named = tuple(channel if isinstance(channel, Channel) else Channel(channel) for channel in channels)
         if len(named) != n_rows:
             raise ShapeMismatch("channels", len(named), f"expected {n_rows}, one per row of samples", where=name)
-        file = f"{len(self._sessions):05d}.f32"
-        digest = self._write(self.folder / file, read, n_rows, n_samples, name)
-        self._sessions.append(
-            Session(
-                name=name,
-                file=file,
-                n_samples=n_samples,
-                sfreq_hz=float(sfreq_hz),
-                channels=named,
-                sha256=digest,
-                events=tuple(dict(event) for event in events),
-                attrs=dict(attrs or {}),
-            )
+        for event in events:
+            if not 0 <= int(event["sample"]) < n_samples:
+                raise InvalidValue("event sample", event["sample"], f"expected 0 to {n_samples - 1}", where=name)
+        session = Session(
+            name=name,
+            file=f"{len(self._sessions):05d}.f32",
+            n_samples=n_samples,
+            sfreq_hz=float(sfreq_hz),
+            channels=named,
+            block=min(_BLOCK, n_samples),
+            events=tuple(dict(event) for event in events),
+            attrs=dict(attrs or {}),
         )
+        self._sessions.append(replace(session, sha256=self._write(session, read)))
 
-    def _write(self, path: Path, read: Any, n_rows: int, n_samples: int, name: str) -> str:
-        # Written by pwrite, never through a memory map: a full disk is then an error instead of a bus error.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+    def _write(self, session: Session, read: Reader) -> str:
+        # Plain writes, never a writable memory map: a full disk is then an error instead of a killed process.
         digest = hashlib.sha256()
-        try:
-            for start in range(0, n_samples, _CHUNK):
-                stop = min(start + _CHUNK, n_samples)
-                piece = np.ascontiguousarray(read(start, stop), dtype="<f4")
+        step = _BLOCKS_AT_ONCE * session.block
+        with open(self.folder / session.file, "wb") as stream:
+            for start in range(0, session.n_samples, step or 1):
+                piece = np.asarray(read(start, min(start + step, session.n_samples)), dtype="<f4")
                 if not np.isfinite(piece).all():
                     row, column = np.argwhere(~np.isfinite(piece))[0]
                     raise InvalidValue(
-                        "sample", piece[row, column], f"expected finite numbers (row {row}, sample {start + column})",
-                        where=name,
-                    )  # fmt: skip
-                digest.update(piece.tobytes())
-                for row in range(n_rows):
-                    _pwrite(descriptor, piece[row], 4 * (row * n_samples + start))
-        finally:
-            os.close(descriptor)
+                        "sample",
+                        piece[row, column],
+                        f"expected finite numbers (channel {session.ch_names[row]}, sample {start + column})",
+                        where=session.name,
+                    )
+                n_blocks = -(-piece.shape[1] // session.block)
+                whole = np.zeros((session.n_channels, n_blocks * session.block), "<f4")
+                whole[:, : piece.shape[1]] = piece
+                raw = whole.reshape(session.n_channels, n_blocks, session.block).swapaxes(0, 1).tobytes()
+                digest.update(raw)
+                stream.write(raw)
         return digest.hexdigest()
 
     def close(self) -> None:
@@ -161,7 +184,7 @@ class StoreWriter:
         content = {
             "format": _FORMAT,
             "version": _VERSION,
-            "layout": "channel-major",
+            "layout": "block channel time",
             "sessions": [asdict(session) for session in self._sessions],
         }
         content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -175,11 +198,8 @@ class StoreWriter:
             self.close()
 
 
-def _pwrite(descriptor: int, values: np.ndarray, offset: int) -> None:
-    view = memoryview(values).cast("B")
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
+def _columns(array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    return array[:, start:stop]
 
 
 class Store:
@@ -206,7 +226,7 @@ class Store:
             raise InvalidFile("store", path, f"expected the index of a prepared store ({error})") from None
         self._maps: dict[int, np.ndarray] = {}
         for session in self.sessions:
-            file, size = self.folder / session.file, 4 * session.n_channels * session.n_samples
+            file, size = self.folder / session.file, session.n_bytes
             found = file.stat().st_size if file.exists() else -1
             if found != size:
                 raise InvalidFile("store", file, f"expected {size} bytes, found {max(found, 0)}")
@@ -225,28 +245,30 @@ class Store:
         known = ", ".join(session.name for session in self.sessions[:20])
         raise InvalidValue("session", name, f"expected one of {known}", where=str(self.folder))
 
-    def samples(self, session: int | str) -> Float32[np.ndarray, "channel time"]:
-        """All samples of one session, still on disk."""
-        number = self.index(session) if isinstance(session, str) else int(session)
+    def _blocks(self, number: int) -> np.ndarray:
         if number not in self._maps:
             entry = self.sessions[number]
-            shape = (entry.n_channels, entry.n_samples)
-            if 0 in shape:
-                self._maps[number] = np.zeros(shape, np.float32)
-            else:
-                self._maps[number] = np.asarray(np.memmap(self.folder / entry.file, "<f4", "r", shape=shape))
+            n_blocks = -(-entry.n_samples // entry.block) if entry.block else 0
+            shape = (n_blocks, entry.n_channels, entry.block)
+            empty = 0 in shape
+            self._maps[number] = (
+                np.zeros(shape, np.float32)
+                if empty
+                else np.asarray(np.memmap(self.folder / entry.file, "<f4", "r", shape=shape))
+            )
         return self._maps[number]
 
-    def read(self, session: int | str, start: int, length: int) -> Float32[np.ndarray, "channel time"]:
-        """One window, as an array of its own.
+    def read(
+        self, session: int | str, start: int = 0, length: int | None = None
+    ) -> Float32[np.ndarray, "channel time"]:
+        """One window, as an array of its own; default the whole session.
 
         Raises:
             InvalidValue: if it does not lie inside the session.
         """
-        samples = self.samples(session)
-        if start < 0 or length < 0 or start + length > samples.shape[1]:
-            raise InvalidValue("window", (start, length), f"expected it within {samples.shape[1]} samples")
-        return np.array(samples[:, start : start + length])
+        number = self.index(session) if isinstance(session, str) else int(session)
+        length = self.sessions[number].n_samples - start if length is None else length
+        return self.gather(np.array([number]), np.array([start]), length)[0]
 
     def gather(
         self,
@@ -271,17 +293,38 @@ class Store:
         if out is None:
             n_channels = self.sessions[numbers[0]].n_channels if numbers else 0
             out = np.empty((len(numbers), n_channels, length), np.float32)
-        maps = self._maps
-        for row, (number, first) in enumerate(zip(numbers, firsts, strict=True)):
-            samples = maps[number] if number in maps else self.samples(number)
-            if first < 0 or first + length > samples.shape[1]:
-                raise InvalidValue("window", (first, length), f"expected it within {samples.shape[1]} samples")
-            if samples.shape[0] != out.shape[1]:
+        for number in set(numbers):
+            if not 0 <= number < len(self.sessions):
+                raise InvalidValue("session", number, f"expected a number from 0 below {len(self.sessions)}")
+            if self.sessions[number].n_channels != out.shape[1]:
                 raise ShapeMismatch(
-                    "channels", samples.shape[0], f"expected {out.shape[1]} as in the first window of the batch",
+                    "channels",
+                    self.sessions[number].n_channels,
+                    f"expected {out.shape[1]} as in the first window of the batch",
                     where=self.sessions[number].name,
-                )  # fmt: skip
-            out[row] = samples[:, first : first + length]
+                )
+            self._blocks(number)
+        for window, number, first in zip(out, numbers, firsts, strict=True):
+            blocks = self._maps[number]
+            size = blocks.shape[2]
+            if first < 0 or length < 0 or first + length > self.sessions[number].n_samples:
+                raise InvalidValue(
+                    "window",
+                    (first, length),
+                    f"expected start and length within {self.sessions[number].n_samples} samples",
+                    where=self.sessions[number].name,
+                )
+            block, inside = divmod(first, size) if size else (0, 0)
+            if inside + length <= size:
+                window[...] = blocks[block, :, inside : inside + length]
+                continue
+            done = size - inside
+            window[:, :done] = blocks[block, :, inside:]
+            while done < length:
+                block += 1
+                piece = min(size, length - done)
+                window[:, done : done + piece] = blocks[block, :, :piece]
+                done += piece
         return out
 
 
