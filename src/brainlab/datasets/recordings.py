@@ -1,0 +1,162 @@
+"""Folders of recordings that MNE can open: which files belong to a data set, and what their channels are.
+
+A data set is a folder (``root``) and one or more glob patterns relative to it (``include``). A pattern without a slash
+matches a file name at any depth. Names follow BIDS where the path does (``sub-…``, ``ses-…``, ``task-…``, ``run-…``);
+elsewhere the file name is the subject.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from brainlab.errors import InvalidFile, InvalidValue
+
+__all__ = ["READABLE", "RecordingFile", "channel_kind", "companions", "find_recordings", "names_of"]
+
+READABLE = (
+    *(".fif", ".fif.gz", ".set", ".edf", ".bdf", ".gdf", ".vhdr", ".cnt", ".sqd", ".con", ".nxe", ".lay"),
+    *(".ds", ".mff", ".egi"),
+)
+"""Endings that may name a recording; ``.ds`` and ``.mff`` are folders."""
+
+_FOLDERS = (".ds", ".mff")
+_LATER_PART = re.compile(r"(-\d+\.fif(\.gz)?$)|(_split-(?!0*1[_.])\d+_)")
+_ENTITY = re.compile(r"(?:^|[_/])(sub|ses|task|run)-([A-Za-z0-9]+)")
+_LISTED = 8
+
+# Files often type every electrode as EEG; the name then is all there is to go by.
+_BY_NAME = (
+    ("eog", re.compile(r"^(?:[hv]?e[-_ ]?og|[hv]eo)[-_ ]?\w{0,3}$|^e[-_ ]?og\b", re.IGNORECASE)),
+    ("ecg", re.compile(r"^(?:ecg|ekg)[-_ ]?\w{0,3}$", re.IGNORECASE)),
+    ("emg", re.compile(r"^emg[-_ ]?\w{0,5}$", re.IGNORECASE)),
+    ("stim", re.compile(r"^(?:sti ?\d+|status|trigger|stim)$", re.IGNORECASE)),
+    ("misc", re.compile(r"^(?:gsr|eda|resp\w*|temp\w*|photo\w*|ppg|spo2|pulse)[-_ ]?\d*$", re.IGNORECASE)),
+)
+
+
+@dataclass(frozen=True)
+class RecordingFile:
+    """One file of a data set and whose recording it is; ``name`` is unique within the data set."""
+
+    path: Path
+    name: str
+    dataset: str
+    subject: str
+    session: str
+
+
+def channel_kind(name: str, kind: str) -> str:
+    """What a channel is: the file's own word, unless it says EEG of a channel whose name says otherwise.
+
+    >>> [channel_kind(name, "eeg") for name in ("EOG1", "VEOG", "HEOR", "ECG", "Fp1", "O2", "STI 014")]
+    ['eog', 'eog', 'eog', 'ecg', 'eeg', 'eeg', 'stim']
+    >>> channel_kind("EOG1", "misc")
+    'misc'
+    """
+    if kind.lower() != "eeg":
+        return kind.lower()
+    return next((word for word, pattern in _BY_NAME if pattern.match(name.strip())), "eeg")
+
+
+def find_recordings(root: str | Path, include: str | Sequence[str] = "*") -> list[RecordingFile]:
+    """The recordings under ``root`` that any pattern of ``include`` matches, sorted by path.
+
+    Side files (``.fdt``, ``.vmrk`` …) and the later parts of a split FIF are never listed: their head file stands
+    for them.
+
+    Raises:
+        InvalidFile: if ``root`` is no folder.
+        InvalidValue: if nothing matches; the sentence lists what is there.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise InvalidFile(
+            "data.root", root, "expected an existing folder", hint="data.root=null runs on simulated recordings"
+        )
+    patterns = [include] if isinstance(include, str) else list(include)
+    there = [path for path in sorted(folder.rglob("*")) if _is_recording(path, folder)]
+    chosen = [path for path in there if any(_matches(path.relative_to(folder).as_posix(), p) for p in patterns)]
+    if not chosen:
+        names = [path.relative_to(folder).as_posix() for path in there]
+        listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+        raise InvalidValue(
+            "data.include",
+            include,
+            f"expected a pattern that matches a recording under {folder}",
+            hint=f"readable files there: {listed}" if names else f"no file there ends in {', '.join(READABLE)}",
+        )
+    files = [names_of(path, folder) for path in chosen]
+    return _unique(files, folder)
+
+
+def names_of(path: Path, root: Path) -> RecordingFile:
+    """Subject, session and data set of one file, from its path below ``root``."""
+    relative = path.relative_to(root).as_posix()
+    entities: dict[str, str] = {}
+    for key, value in _ENTITY.findall(relative):
+        entities[key] = value
+    stem = _stem(path)
+    session = "_".join(f"{key}-{entities[key]}" for key in ("ses", "task", "run") if key in entities)
+    return RecordingFile(
+        path=path,
+        name=stem,
+        dataset=root.resolve().name,
+        subject=f"sub-{entities['sub']}" if "sub" in entities else stem,
+        session=session or stem,
+    )
+
+
+def companions(path: Path) -> list[Path]:
+    """Every file whose bytes make up the recording at ``path``: itself, its side files, or a folder's content."""
+    if path.is_dir():
+        return sorted(part for part in path.rglob("*") if part.is_file())
+    stem = _stem(path)
+    beside = [part for part in path.parent.iterdir() if part.is_file() and part != path and _belongs(part, stem)]
+    return [path, *sorted(beside)]
+
+
+def _belongs(part: Path, stem: str) -> bool:
+    side = part.suffix.lower() in {".fdt", ".eeg", ".dat", ".vmrk", ".tsv", ".json"}
+    later = _LATER_PART.search(part.name) is not None and part.name.startswith(stem.split("_split-")[0])
+    base = part.name.rsplit(".", 1)[0]
+    return later or (side and (base == stem or base == stem.rsplit("_", 1)[0] + "_events"))
+
+
+def _is_recording(path: Path, root: Path) -> bool:
+    name = path.name.lower()
+    if name.startswith(".") or not name.endswith(READABLE):
+        return False
+    if path.is_dir() != name.endswith(_FOLDERS) or _LATER_PART.search(path.name):
+        return False
+    return not any(parent.suffix.lower() in _FOLDERS for parent in path.relative_to(root).parents)
+
+
+def _matches(relative: str, pattern: str) -> bool:
+    if "/" in pattern:
+        return fnmatch(relative, pattern) or (pattern.startswith("**/") and fnmatch(relative, pattern[3:]))
+    return fnmatch(relative.rsplit("/", 1)[-1], pattern)
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    ending = max((end for end in READABLE if name.lower().endswith(end)), key=len, default=path.suffix)
+    return name[: len(name) - len(ending)] if ending else name
+
+
+def _unique(files: list[RecordingFile], root: Path) -> list[RecordingFile]:
+    """Names that two files share grow the folders above them, and their ending where that is not enough."""
+    count: dict[str, int] = {}
+    for file in files:
+        count[file.name] = count.get(file.name, 0) + 1
+    renamed = []
+    for file in files:
+        name = file.name
+        if count[name] > 1:
+            name = file.path.relative_to(root).as_posix().replace("/", "__")
+        subject = name if file.subject == file.name else file.subject
+        renamed.append(RecordingFile(file.path, name, file.dataset, subject, file.session))
+    return renamed

@@ -1,0 +1,274 @@
+"""From raw recordings to a store of filtered, resampled EEG: ordered steps, Recording in and Recording out.
+
+Order matters and is fixed: name the channels → pick → notch and band filter at the file's own rate → resample → scale.
+Every step notes itself in ``provenance["steps"]``; every recording, prepared or failed, has a row in the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from brainlab.datasets.recordings import RecordingFile, channel_kind
+from brainlab.errors import BrainlabError, InvalidFile, InvalidValue
+from brainlab.io.recording import Recording
+from brainlab.io.store import StoreWriter
+
+__all__ = [
+    "CODE_VERSION",
+    "Preparation",
+    "band_filter",
+    "name_channels",
+    "pick_channels",
+    "prepare_recording",
+    "prepare_store",
+    "resample",
+]
+
+log = logging.getLogger(__name__)
+
+CODE_VERSION = 1
+"""Raised whenever the same settings would give other samples."""
+
+MANIFEST = "recordings.json"
+
+_NYQUIST_SHARE = 0.9
+_PLAUSIBLE_UV = (1.0, 200.0)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to every recording.
+
+    Args:
+        sfreq_hz: rate of the store.
+        l_freq_hz: high-pass, or None.
+        h_freq_hz: low-pass, or None; never above 0.9 × the Nyquist frequency of the file or of the store.
+        notch_hz: mains frequency, removed with its harmonics below the low-pass; None where it is not wanted.
+        kinds: channel types that are kept.
+        unit: one unit of the store in SI units: 1e-4 V stores EEG as µV/100.
+    """
+
+    sfreq_hz: float = 200.0
+    l_freq_hz: float | None = 0.3
+    h_freq_hz: float | None = 75.0
+    notch_hz: float | None = None
+    kinds: tuple[str, ...] = field(default=("eeg",))
+    unit: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for key in ("sfreq_hz", "unit"):
+            if not getattr(self, key) > 0:
+                raise InvalidValue(f"data.{key}", getattr(self, key), "expected a positive number")
+        for key in ("l_freq_hz", "h_freq_hz", "notch_hz"):
+            value = getattr(self, key)
+            if value is not None and not value > 0:
+                raise InvalidValue(f"data.{key}", value, "expected a positive frequency or null")
+        if self.l_freq_hz is not None and self.h_freq_hz is not None and self.l_freq_hz >= self.h_freq_hz:
+            raise InvalidValue("data.l_freq_hz", self.l_freq_hz, f"expected it below data.h_freq_hz={self.h_freq_hz}")
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that the prepared samples depend on, for the cache key."""
+        return {**asdict(self), "kinds": list(self.kinds), "code_version": CODE_VERSION}
+
+
+def name_channels(recording: Recording) -> Recording:
+    """Correct the type of channels that the file calls EEG although their names say EOG, ECG, trigger …"""
+    channels = tuple(replace(c, kind=channel_kind(c.name, c.kind)) for c in recording.channels)
+    changed = {
+        new.name: new.kind for old, new in zip(recording.channels, channels, strict=True) if old.kind != new.kind
+    }
+    return (
+        _noted(replace(recording, channels=channels), "name_channels", {"retyped": changed}) if changed else recording
+    )
+
+
+def pick_channels(recording: Recording, kinds: Sequence[str]) -> Recording:
+    """Keep channels of these types.
+
+    Raises:
+        InvalidFile: if none is left.
+    """
+    kept = [channel.name for channel in recording.channels if channel.kind in kinds]
+    if not kept:
+        found = sorted({channel.kind for channel in recording.channels})
+        raise InvalidFile(
+            "channels", ", ".join(found) or "none", f"expected at least one of type {' or '.join(kinds)}",
+            where=recording.source,
+        )  # fmt: skip
+    dropped = {channel.name: channel.kind for channel in recording.channels if channel.name not in kept}
+    return _noted(recording.pick(kept), "pick_channels", {"dropped": dropped})
+
+
+def band_filter(
+    recording: Recording,
+    l_freq_hz: float | None,
+    h_freq_hz: float | None,
+    notch_hz: float | None = None,
+    highest_hz: float | None = None,
+) -> Recording:
+    """Zero-phase FIR notch and band-pass at the file's own rate.
+
+    The low-pass never exceeds 0.9 × the Nyquist frequency, where a filter's transition band would leave the spectrum.
+
+    Args:
+        highest_hz: a further upper bound for the low-pass (from the rate that follows).
+    """
+    from mne.filter import filter_data, notch_filter
+
+    bound = _NYQUIST_SHARE * recording.sfreq_hz / 2
+    if highest_hz is not None:
+        bound = min(bound, highest_hz)
+    low_pass = None if h_freq_hz is None else min(h_freq_hz, bound)
+    if l_freq_hz is not None and l_freq_hz >= (low_pass or bound):
+        raise InvalidValue(
+            "data.l_freq_hz", l_freq_hz, f"expected it below {low_pass or bound:g} Hz", where=recording.source
+        )
+    samples = np.ascontiguousarray(recording.samples(), dtype=np.float64)
+    _expect_finite(samples, recording)
+    lines: list[float] = []
+    if notch_hz is not None:
+        lines = [float(line) for line in np.arange(notch_hz, min(bound, low_pass or bound), notch_hz)]
+        if lines:
+            samples = notch_filter(samples, recording.sfreq_hz, lines, verbose="error")
+    if l_freq_hz is not None or low_pass is not None:
+        samples = filter_data(samples, recording.sfreq_hz, l_freq_hz, low_pass, verbose="error")
+    facts = {"l_freq_hz": l_freq_hz, "h_freq_hz": low_pass, "notch_hz": lines}
+    return _noted(_with_samples(recording, samples, recording.sfreq_hz), "band_filter", facts)
+
+
+def resample(recording: Recording, sfreq_hz: float) -> Recording:
+    """FFT resampling; times of annotations, counted in seconds from the first sample, stay what they are."""
+    if recording.sfreq_hz == sfreq_hz:
+        return recording
+    from mne.filter import resample as mne_resample
+
+    samples = mne_resample(
+        recording.samples(), up=sfreq_hz, down=recording.sfreq_hz, npad="auto", method="fft", verbose="error"
+    )
+    return _noted(_with_samples(recording, samples, sfreq_hz), "resample", {"from_hz": recording.sfreq_hz})
+
+
+def scale(recording: Recording, unit: float) -> Recording:
+    """Divide by ``unit`` (SI); the channels then say what one unit is."""
+    from brainlab.io.recording import Channel
+
+    channels = tuple(
+        Channel(c.name, c.kind, c.position, c.orientation, f"{unit:g} {c.unit}") for c in recording.channels
+    )
+    scaled = _with_samples(recording, recording.samples() / unit, recording.sfreq_hz)
+    return _noted(replace(scaled, channels=channels), "scale", {"unit": unit})
+
+
+def prepare_recording(recording: Recording, plan: Preparation) -> Recording:
+    """All steps in order; samples of the result are float64 in units of ``plan.unit``."""
+    named = pick_channels(name_channels(recording), plan.kinds)
+    above = _NYQUIST_SHARE * plan.sfreq_hz / 2
+    filtered = band_filter(named, plan.l_freq_hz, plan.h_freq_hz, plan.notch_hz, highest_hz=above)
+    return scale(resample(filtered, plan.sfreq_hz), plan.unit)
+
+
+def prepare_store(
+    files: Sequence[RecordingFile],
+    folder: Path,
+    plan: Preparation,
+    *,
+    read: Callable[[Path], Recording],
+    on_error: Literal["raise", "skip"] = "raise",
+) -> list[dict[str, Any]]:
+    """Prepare every file into a store at ``folder`` and write the manifest ``recordings.json`` beside it.
+
+    Args:
+        read: opens a file, :func:`brainlab.io.mne_reader.read_recording` or one of the same form.
+        on_error: "skip" goes on without recordings that fail; "raise" prepares the rest, then fails with their names.
+
+    Returns:
+        the manifest's rows, one per file, in order.
+
+    Raises:
+        InvalidFile: if a recording failed and ``on_error`` is "raise", or if none is left.
+    """
+    if on_error not in ("raise", "skip"):
+        raise InvalidValue("data.on_error", on_error, "expected raise or skip")
+    rows: list[dict[str, Any]] = []
+    with StoreWriter(folder) as writer:
+        for file in files:
+            row = {"file": str(file.path), "session": file.name, "subject": file.subject, "dataset": file.dataset}
+            try:
+                rows.append({**row, "status": "prepared", **_prepare_one(file, plan, read, writer)})
+            except BrainlabError as error:
+                log.warning("Recording %s was not prepared: %s", file.path.name, error)
+                rows.append({**row, "status": "failed", "error": str(error)})
+    (folder / MANIFEST).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    failed = [row for row in rows if row["status"] == "failed"]
+    if failed and (on_error == "raise" or len(failed) == len(rows)):
+        named = "; ".join(f"{Path(row['file']).name}: {row['error']}" for row in failed)
+        hint = "data.on_error=skip goes on without them" if len(failed) < len(rows) else "data.include chooses files"
+        raise InvalidFile("recordings", f"{len(failed)} of {len(rows)}", f"unusable: {named}", hint=hint)
+    return rows
+
+
+def _prepare_one(
+    file: RecordingFile, plan: Preparation, read: Callable[[Path], Recording], writer: StoreWriter
+) -> dict[str, Any]:
+    raw = read(file.path)
+    ready = prepare_recording(raw, plan)
+    samples = ready.samples().astype(np.float32)
+    deviation_uv = samples.std(axis=1) * (plan.unit * 1e6)
+    warnings = []
+    flat = [name for name, value in zip(ready.ch_names, deviation_uv, strict=True) if value < 1e-3]
+    if flat:
+        warnings.append(f"flat channels: {', '.join(flat)}")
+    typical = float(np.median(deviation_uv))
+    if plan.kinds == ("eeg",) and not _PLAUSIBLE_UV[0] <= typical <= _PLAUSIBLE_UV[1]:
+        warnings.append(f"typical standard deviation {typical:.3g} µV is unlike EEG: check the file's unit")
+    for warning in warnings:
+        log.warning("%s: %s", file.path.name, warning)
+    events = [
+        {
+            "sample": round(note.onset_s * plan.sfreq_hz),
+            "onset_s": note.onset_s,
+            "duration_s": note.duration_s,
+            "description": note.description,
+        }
+        for note in ready.annotations
+    ]
+    facts = {
+        "n_channels": ready.n_channels,
+        "dropped": {c.name: channel_kind(c.name, c.kind) for c in raw.channels if c.name not in ready.ch_names},
+        "sfreq_in_hz": raw.sfreq_hz,
+        "duration_s": round(ready.duration_s, 3),
+        "n_events": len(events),
+        "median_sd_uv": round(typical, 3),
+        "steps": ready.provenance.get("steps", []),
+        "warnings": warnings,
+    }
+    names = {"subject": file.subject, "dataset": file.dataset, "recording": file.session, "file": file.path.name}
+    writer.add_session(
+        file.name, samples, plan.sfreq_hz, ready.channels, events=events, attrs={**names, "unit": plan.unit, **facts}
+    )
+    return facts
+
+
+def _expect_finite(samples: np.ndarray, recording: Recording) -> None:
+    bad = ~np.isfinite(samples).all(axis=1)
+    if bad.any():
+        names = ", ".join(np.asarray(recording.ch_names)[bad][:5])
+        raise InvalidFile("samples", "nan", f"expected finite numbers in channel {names}", where=recording.source)
+
+
+def _with_samples(recording: Recording, samples: np.ndarray, sfreq_hz: float) -> Recording:
+    return Recording.from_array(
+        samples, sfreq_hz, recording.channels, recording.annotations, recording.meas_date, recording.provenance
+    )
+
+
+def _noted(recording: Recording, step: str, facts: dict[str, Any]) -> Recording:
+    steps = [*recording.provenance.get("steps", []), {"step": step, **facts}]
+    return replace(recording, provenance={**recording.provenance, "steps": steps})
