@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from brainlab.errors import InvalidValue
 
-__all__ = ["Annotation", "Channel", "Recording"]
+__all__ = ["Annotation", "Channel", "Event", "Recording"]
 
 Position = tuple[float, float, float]
 Reader = Callable[[Sequence[int], int, int], np.ndarray]
@@ -43,6 +43,14 @@ class Annotation:
 
 
 @dataclass(frozen=True)
+class Event:
+    """A code on a trigger channel; ``sample`` counts from the first sample of the recording."""
+
+    sample: int
+    code: int
+
+
+@dataclass(frozen=True)
 class Recording:
     """Continuous samples, read when asked for.
 
@@ -52,6 +60,7 @@ class Recording:
         sfreq_hz: sampling rate.
         channels: one entry per channel, in the order of the rows.
         annotations: marked stretches, onsets from the first sample.
+        events: codes of the trigger channels.
         meas_date: start of the measurement (UTC), or None.
         provenance: JSON-ready facts: source file, reader, steps applied so far.
     """
@@ -61,6 +70,7 @@ class Recording:
     sfreq_hz: float
     channels: tuple[Channel, ...]
     annotations: tuple[Annotation, ...] = ()
+    events: tuple[Event, ...] = ()
     meas_date: datetime | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -79,6 +89,7 @@ class Recording:
         sfreq_hz: float,
         channels: Sequence[Channel | str],
         annotations: Sequence[Annotation] = (),
+        events: Sequence[Event] = (),
         meas_date: datetime | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> Recording:
@@ -95,6 +106,7 @@ class Recording:
             sfreq_hz=float(sfreq_hz),
             channels=named,
             annotations=tuple(annotations),
+            events=tuple(events),
             meas_date=meas_date,
             provenance=dict(provenance or {}),
         )
