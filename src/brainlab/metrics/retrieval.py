@@ -18,7 +18,7 @@ from torch import Tensor
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.metrics.alignment import unit_rows
 
-__all__ = ["Ranks", "compat_metrics", "picture_groups", "retrieve", "top_k", "unique_gallery"]
+__all__ = ["Ranks", "compat_metrics", "picture_groups", "retrieve", "unique_gallery"]
 
 # Scores held at once: 64 MiB of float32, whatever the size of the gallery.
 _BLOCK_SCORES = 1 << 24
@@ -28,10 +28,14 @@ _TIE = 1.0e-6
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the right picture stands for each query: ``better`` pictures score higher, ``tied`` others the same."""
+    """Where the right picture stands for each query: ``better`` pictures score higher, ``tied`` others the same.
+
+    ``top`` holds the pictures that came first, best first (as many as were asked for).
+    """
 
     better: Int[Tensor, " query"]
     tied: Int[Tensor, " query"]
+    top: Int[Tensor, "query kept"]
     n_pictures: int
 
     def hits(self, k: int = 1) -> Float[Tensor, " query"]:
@@ -67,14 +71,19 @@ def retrieve(
     gallery: Float[Tensor, "item dim"],
     query_picture: Int[Tensor, " query"],
     gallery_picture: Int[Tensor, " item"],
+    keep: int = 0,
 ) -> Ranks:
     """Rank the gallery's pictures for each query by the dot product (cosine, for unit rows).
+
+    Works through blocks of queries and keeps only counts and the first ``keep`` pictures: the whole table of scores
+    is never in memory.
 
     Args:
         query: one row per query.
         gallery: one row per item; several items may show one picture.
         query_picture: the right picture of each query.
         gallery_picture: the picture that each item shows.
+        keep: how many of the first pictures to remember in ``top``.
 
     Raises:
         ShapeMismatch: if the arrays do not fit together.
@@ -92,6 +101,7 @@ def retrieve(
         )
     several = len(pictures) < len(gallery)
     better, tied = torch.empty(len(query), dtype=torch.long), torch.empty(len(query), dtype=torch.long)
+    top = torch.empty(len(query), min(keep, len(pictures)), dtype=torch.long)
     rows = max(1, _BLOCK_SCORES // max(len(gallery), 1))
     for start in range(0, len(query), rows):
         part = slice(start, start + rows)
@@ -102,17 +112,8 @@ def retrieve(
         difference = scores - scores.gather(1, own[part, None])
         better[part] = (difference > _TIE).sum(dim=1).cpu()
         tied[part] = (difference.abs() <= _TIE).sum(dim=1).cpu() - 1
-    return Ranks(better, tied, len(pictures))
-
-
-def top_k(
-    query: Float[Tensor, "query dim"], gallery: Float[Tensor, "item dim"], k: int
-) -> Int[Tensor, "query {min(k,item)}"]:
-    """Indices of the ``k`` best items for each query, best first, never holding the whole table of scores."""
-    k = min(k, len(gallery))
-    rows = max(1, _BLOCK_SCORES // max(len(gallery), 1))
-    blocks = [(query[start : start + rows] @ gallery.T).topk(k, dim=1).indices for start in range(0, len(query), rows)]
-    return torch.cat(blocks) if blocks else torch.empty(0, k, dtype=torch.long)
+        top[part] = pictures[scores.topk(top.shape[1], dim=1).indices].cpu()
+    return Ranks(better, tied, top, len(pictures))
 
 
 def picture_groups(

@@ -280,16 +280,22 @@ class Alignment(pl.LightningModule):
             batch_size=len(z),
             sync_dist=True,
         )
-        keep = ("target", "target_mask", "image_id", "target_id", "index")
-        rows = {name: batch[name].detach().cpu() for name in keep}
-        self._val_rows.append({"z": z.detach().cpu(), **rows})
+        rows = {
+            "z": z,
+            "target": mean_target(batch["target"].float(), batch["target_mask"]),
+            "target_mask": batch["target_mask"],
+            "image_id": batch["image_id"],
+            "target_id": batch["target_id"],
+            "index": batch["index"],
+        }
+        self._val_rows.append({name: value.detach().cpu() for name, value in rows.items()})
 
     def on_validation_epoch_end(self) -> None:
         rows = self._gathered(self._val_rows)
         self._val_rows = []
         if rows is None:
             return
-        z, target = rows["z"], mean_target(rows["target"].float(), rows["target_mask"])
+        z, target = rows["z"], rows["target"]
         picture = picture_groups(rows["image_id"], rows["target_id"], rows["target_mask"])
         gallery, gallery_picture = unique_gallery(target, picture)
         ranks = retrieve(z, gallery, picture, gallery_picture)
@@ -308,7 +314,7 @@ class Alignment(pl.LightningModule):
         groups = two_rate_groups(self.encoder, rest, self.lr, self.head_lr_scale, self.weight_decay)
         optimizer = build_optimizer(groups, self.optimizer, self.optimizer_options)
         steps = self.trainer.estimated_stepping_batches
-        schedule = cosine_with_warmup(optimizer, steps, self.warmup_fraction, self.eta_min)  # type: ignore[arg-type]
+        schedule = cosine_with_warmup(optimizer, steps, self.warmup_fraction, self.eta_min)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _gathered(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor] | None:
