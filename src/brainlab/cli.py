@@ -1,31 +1,112 @@
-"""The one entry: compose, validate, run."""
+"""The one entry: compose, validate, run.
+
+Exit codes: 0 all ok; 1 a run failed; 2 configuration or usage error, nothing started; 130 interrupted.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import traceback
+import warnings
+from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from brainlab.config import schema
-from brainlab.config.search_path import conf_dir
+from brainlab import __version__
+from brainlab.config import schema, search_path
+from brainlab.config.command_line import parse
+from brainlab.errors import BrainlabError, ConfigError
 
 __all__ = ["entry", "main"]
 
 schema.register()
+_started: list[Path] = []  # the folders of the runs that this process began
 
 
-@hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(search_path.conf_dir()), config_name="config")
 def entry(cfg: DictConfig) -> Any:
     """What Hydra calls once per job; tiny, so that it pickles."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    _started.append(folder)
+    logging.getLogger("brainlab").info("brainlab %s: %s in %s", __version__, cfg.experiment_name, folder)
     from brainlab.run import run
 
-    return run(cfg)
+    try:
+        return run(cfg)
+    except ConfigError as error:
+        if "MULTIRUN" in str(HydraConfig.get().mode):
+            raise BrainlabError(str(error)) from error  # one job that cannot start does not stop its siblings
+        raise
 
 
 def main() -> None:
-    """Run the command line and exit with 0, 1, 2 or 130."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.exit(entry())
+    """Run the command line and exit."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits 1 by itself
+    debug = os.environ.get("BRAINLAB_DEBUG") == "1"
+    if not debug:
+        warnings.filterwarnings("ignore", module="hydra")
+    _started.clear()
+    try:
+        code = _run(sys.argv[1:])
+    except ConfigError as error:
+        if debug:
+            traceback.print_exc()
+        _say(str(error))
+        code = 2
+    except KeyboardInterrupt:
+        _say("Interrupted.")
+        code = 130
+    except Exception as error:
+        code = _failure(error, debug)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    line = parse(arguments)
+    if line.action == "version":
+        print(f"brainlab {__version__} (Hydra {hydra.__version__})")
+        return 0
+    found = search_path.find(line.config_dirs, os.environ, Path.cwd())
+    search_path.use(found)
+    if line.action != "completion":
+        from brainlab.config.preflight import preflight
+
+        for text in (*found.warnings, *found.announcements()):
+            _say(text)
+        if not preflight(line):
+            return 0
+    sys.argv = [_program(), *line.argv()]
+    entry()
+    return 0
+
+
+def _program() -> str:
+    # Completion is registered for this name; ``python -m brainlab`` would register it for a file.
+    return sys.argv[0] if Path(sys.argv[0]).name == "brainlab" else "brainlab"
+
+
+def _failure(error: Exception, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    shown = str(error) if isinstance(error, BrainlabError) else f"{type(error).__name__}: {error}"
+    if not _started:
+        first = next((text for text in shown.splitlines() if text.strip()), shown)
+        _say(first)
+        return 2
+    _say(shown)
+    file = _started[-1] / "stderr.txt"
+    if not file.exists() and _started[-1].is_dir():
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    if file.exists():
+        _say(f"Full traceback: {file}")
+    return 1
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+

@@ -8,9 +8,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from brainlab.config.targets import Refused, allowed_targets, check_object, check_target
 from brainlab.errors import BrainlabError, ConfigError, InvalidValue
 
-__all__ = ["build"]
+__all__ = ["build", "import_target"]
 
 _OWN_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
@@ -29,33 +30,57 @@ def build(node: Any, *, path: str | None = None, **extra: Any) -> Any:
         ConfigError: the target is not allowed or cannot be imported.
         InvalidValue: the target refused its arguments.
     """
+    allowed = allowed_targets(None)
     if OmegaConf.is_config(node):
-        path = path or node._get_full_key(None) or "node"
+        path = path or node._get_full_key(None)
+        allowed = allowed_targets(node._get_root())
         node = OmegaConf.to_container(node, resolve=True)
-    return _build(node, path or "node", extra)
+    return _build(node, path or "node", extra, allowed)
 
 
-def _build(node: Any, path: str, extra: Mapping[str, Any]) -> Any:
+def import_target(target: Any, key: str, allowed: Sequence[str]) -> Any:
+    """Import what ``target`` names after judging it, and judge it again by what it turned out to be.
+
+    Raises:
+        ConfigError: it is not allowed, or importing it failed.
+    """
+    from hydra.utils import instantiate
+
+    try:
+        check_target(target, allowed)
+        # A partial is located and checked against Hydra's own blocklist, but not called.
+        found = instantiate({"_target_": target, "_partial_": True}).func
+        check_object(target, found, allowed)
+    except Refused as refused:
+        raise ConfigError(key, target, refused.expected, hint=refused.hint) from None
+    except Exception as error:
+        cause = error.__cause__ or error
+        reason = next((line for line in reversed(str(cause).splitlines()) if "Error" in line), str(cause))
+        raise ConfigError(key, target, f"cannot be imported: {reason}") from error
+    return found
+
+
+def _build(node: Any, path: str, extra: Mapping[str, Any], allowed: Sequence[str]) -> Any:
     if isinstance(node, Mapping):
         recurse = node.get("_recursive_", True)
         parts = {
-            key: _build(value, f"{path}.{key}", {}) if recurse and key not in _OWN_KEYS else value
+            key: _build(value, f"{path}.{key}", {}, allowed) if recurse and key not in _OWN_KEYS else value
             for key, value in node.items()
         }
         if "_target_" not in node:
             return {**parts, **extra}
-        return _call(parts, path, extra)
+        return _call(parts, path, extra, allowed)
     if isinstance(node, Sequence) and not isinstance(node, str | bytes):
-        return [_build(value, f"{path}[{index}]", {}) for index, value in enumerate(node)]
+        return [_build(value, f"{path}[{index}]", {}, allowed) for index, value in enumerate(node)]
     return node
 
 
-def _call(parts: dict[str, Any], path: str, extra: Mapping[str, Any]) -> Any:
+def _call(parts: dict[str, Any], path: str, extra: Mapping[str, Any], allowed: Sequence[str]) -> Any:
     target = parts["_target_"]
-    function = _located(target, f"{path}._target_")
+    function = import_target(target, f"{path}._target_", allowed)
     keywords = {key: value for key, value in parts.items() if key not in _OWN_KEYS}
     keywords.update(extra)
-    positional = parts.get("_args_") or []
+    positional = [_build(value, f"{path}._args_", {}, allowed) for value in parts.get("_args_") or ()]
     if parts.get("_partial_"):
         return functools.partial(function, *positional, **keywords)
     try:
@@ -63,13 +88,5 @@ def _call(parts: dict[str, Any], path: str, extra: Mapping[str, Any]) -> Any:
     except BrainlabError:
         raise
     except Exception as error:
-        raise InvalidValue(path, target, f"the target refused its arguments: {type(error).__name__}: {error}") from error
-
-
-def _located(target: Any, path: str) -> Any:
-    from hydra.utils import instantiate
-
-    try:
-        return instantiate({"_target_": target, "_partial_": True}).func
-    except Exception as error:
-        raise ConfigError(path, target, f"the target cannot be imported: {error}") from error
+        reason = f"cannot be built: {type(error).__name__}: {error}"
+        raise InvalidValue(path, target, reason) from error

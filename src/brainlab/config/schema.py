@@ -115,6 +115,7 @@ class BrainlabConf:
     logger: Any = None
     sweep: SweepConf = field(default_factory=SweepConf)
     security: SecurityConf = field(default_factory=SecurityConf)
+    runs: Any = None
     validate: Any = False
     dry: bool = False
     wait: bool = True
@@ -127,6 +128,8 @@ def register() -> None:
     ConfigStore.instance().store(name="brainlab", node=BrainlabConf, provider="brainlab")
     # Cached, so that one composition names one folder however often it is asked.
     OmegaConf.register_new_resolver("brainlab.run_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+    # Not ${hydra:runtime.cwd}: Hydra cannot resolve that yet when it names the folder of a sweep.
+    OmegaConf.register_new_resolver("brainlab.cwd", os.getcwd, replace=True)
     OmegaConf.register_new_resolver("brainlab.user_cache", _user_cache, replace=True)
 
 

@@ -1,0 +1,153 @@
+"""Everything that is judged before Hydra starts: words, files, configuration, launcher."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from brainlab.config import compose as composing
+from brainlab.config.command_line import CommandLine
+from brainlab.config.compose import Composer
+from brainlab.config.explain import explain
+from brainlab.config.overrides import check_overrides
+from brainlab.config.previous import PREVIOUS, find_previous
+from brainlab.config.targets import allowed_targets
+from brainlab.config.validate import all_targets, validate, validate_hydra
+from brainlab.errors import ConfigError
+
+__all__ = ["check_combination", "combinations", "preflight"]
+
+
+def preflight(line: CommandLine) -> bool:
+    """Check the command line and the configuration it makes.
+
+    Returns:
+        whether Hydra should go on; False for ``validate`` and ``dry``, which end here.
+
+    Raises:
+        ConfigError: nothing may start.
+    """
+    composer = Composer(_flag(line, "--config-name", "-cn"), config_path=_flag(line, "--config-path", "-cp"))
+    overrides = check_overrides(line, composer)
+    if find_previous(line, overrides) is not None:
+        composer = Composer(PREVIOUS)
+        overrides = check_overrides(line, composer)
+    multirun = line.multirun
+    cfg = composed(composer, overrides, multirun=multirun)
+    if "MULTIRUN" in str(cfg.hydra.mode) and line.action == "run" and not multirun:
+        multirun = True
+        cfg = composed(composer, overrides, multirun=True)
+    try:
+        origins = composer.origins([o.input_line or "" for o in overrides], multirun=multirun)
+        validate_hydra(cfg, origins)
+        if line.action in ("cfg", "info", "help"):
+            return True
+        _launcher_needs_multirun(line, cfg, multirun)
+        if not multirun:
+            validate(cfg, origins)
+            if not (cfg.validate or cfg.dry):
+                return True
+            jobs = [cfg]
+        elif cfg.validate or cfg.dry:
+            jobs = [check_combination(composer, cfg, words) for words in combinations(composer, cfg)]
+        else:
+            return True  # the sweeper checks every combination
+        _report(cfg, jobs)
+        return False
+    finally:
+        composing.forget()
+
+
+def composed(composer: Composer, overrides: Sequence[Override], *, multirun: bool = False) -> DictConfig:
+    """Compose, with ``${hydra:…}`` readable and errors in our words."""
+    try:
+        cfg = composer.compose([o.input_line or "" for o in overrides], multirun=multirun)
+    except Exception as error:
+        raise explain(error, list(overrides), composer, multirun=multirun) from None
+    _name_output_dir(cfg)
+    return cfg
+
+
+def combinations(composer: Composer, cfg: DictConfig, arguments: Sequence[str] | None = None) -> list[list[str]]:
+    """The overrides of every job of a sweep, in order."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    words = [f"{key}={value}" for key, value in (OmegaConf.select(cfg, "hydra.sweeper.params") or {}).items()]
+    words += list(cfg.hydra.overrides.task if arguments is None else arguments)
+    return BasicSweeper.split_arguments(composer.parse(words), None)[0]
+
+
+def check_combination(composer: Composer, master: DictConfig, words: Sequence[str]) -> DictConfig:
+    """Compose and check one job of a sweep.
+
+    Raises:
+        ConfigError: it cannot run.
+    """
+    everything = [*master.hydra.overrides.hydra, *words]
+    overrides = composer.parse(everything)
+    try:
+        cfg = composer.loader.load_sweep_config(master, list(words))
+    except Exception as error:
+        raise explain(error, overrides, composer) from None
+    _name_output_dir(cfg)
+    with read_write(cfg.hydra), open_dict(cfg.hydra):
+        cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
+    origins = composer.origins(everything)
+    validate_hydra(cfg, origins)
+    if cfg.hydra.launcher != master.hydra.launcher:
+        raise ConfigError("hydra/launcher", cfg.hydra.launcher.get("_target_"),
+                          "cannot be chosen inside a swept experiment: Hydra would ignore it",
+                          where=origins.where("hydra.launcher"), hint="choose it on the command line")
+    validate(cfg, origins)
+    return cfg
+
+
+def _name_output_dir(cfg: DictConfig) -> None:
+    # Hydra fills this in when the job starts; until then values that mention it must resolve as well.
+    with read_write(cfg.hydra), open_dict(cfg.hydra):
+        cfg.hydra.runtime.output_dir = "."
+    composing.publish(cfg)
+
+
+def _launcher_needs_multirun(line: CommandLine, cfg: DictConfig, multirun: bool) -> None:
+    target = str(OmegaConf.select(cfg, "hydra.launcher._target_"))
+    if multirun or target == "hydra._internal.core_plugins.basic_launcher.BasicLauncher":
+        return
+    chosen = OmegaConf.select(cfg, "hydra.runtime.choices.hydra/launcher")
+    chosen = cfg.hydra.runtime.choices.get("hydra/launcher", chosen)
+    raise ConfigError("hydra/launcher", chosen, "a launcher works only with -m", where="command line",
+                      hint=line.pasteable(multirun=True))
+
+
+def _report(cfg: DictConfig, jobs: Sequence[DictConfig]) -> None:
+    if cfg.validate == "full":
+        _import_all(jobs)
+    noun = "job" if len(jobs) == 1 else "jobs"
+    print(f"OK: {len(jobs)} {noun} checked, nothing written")
+    print(f"allowed targets: {', '.join(allowed_targets(cfg))}")
+    if cfg.dry:
+        for number, job in enumerate(jobs):
+            print(f"  {number}: {' '.join(job.hydra.overrides.task) or '(defaults)'}")
+    sys.stdout.flush()
+
+
+def _import_all(jobs: Sequence[DictConfig]) -> None:
+    from brainlab.config.build import import_target
+
+    done: set[str] = set()
+    for job in jobs:
+        for key, target in all_targets(job):
+            if target not in done:
+                import_target(target, key, allowed_targets(job))
+                done.add(target)
+
+
+def _flag(line: CommandLine, *names: str) -> Any:
+    for index, word in enumerate(line.flags[:-1]):
+        if word in names:
+            return line.flags[index + 1]
+    return None

@@ -1,0 +1,115 @@
+"""``rerun=<run dir>`` and ``resume=<run dir>``: the configuration of an earlier run instead of a new composition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from brainlab.config.command_line import CommandLine
+from brainlab.config.overrides import closest
+from brainlab.errors import ConfigError
+
+__all__ = ["PREVIOUS", "Previous", "find_previous"]
+
+PREVIOUS = "brainlab_previous"
+_HOW = ("validate", "dry", "wait")
+_PLACES = ("paths", "logger", "hydra/launcher", "hydra.launcher", "hydra.run", "hydra.sweep", *_HOW)
+_GROWTH = ("trainer.max_epochs", "trainer.max_steps")
+_NEUTRAL = (
+    "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy", "trainer.enable_checkpointing",
+    "trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers",
+)
+
+
+@dataclass(frozen=True)
+class Previous:
+    """An earlier run and how it is used again."""
+
+    key: str
+    folder: Path
+
+
+def find_previous(line: CommandLine, overrides: Sequence[Override]) -> Previous | None:
+    """Look for ``rerun=`` or ``resume=<folder>``; where there is one, make it the root configuration of ``line``.
+
+    Raises:
+        ConfigError: no such run, or an override beside it that would make it another run.
+    """
+    chosen = {o.key_or_group: o for o in overrides if o.key_or_group in ("rerun", "resume") and not o.is_delete()}
+    rerun, resume = (str(chosen[key].value()) if key in chosen else None for key in ("rerun", "resume"))
+    if rerun not in (None, "None"):
+        previous = Previous("rerun", _run_folder("rerun", str(rerun)))
+        if resume not in (None, "auto", "never"):
+            raise ConfigError("resume", resume, "expected either rerun or resume, not both", where="command line")
+    elif resume not in (None, "auto", "never"):
+        previous = Previous("resume", _run_folder("resume", str(resume)))
+        if line.multirun:
+            raise ConfigError("resume", resume, "expected a single run: a folder cannot be resumed with -m",
+                              where="command line", hint="repeat the sweep with the same hydra.sweep.dir=… instead")
+    else:
+        return None
+    keep = [o for o in overrides if o.key_or_group not in ("rerun", "resume")]
+    keep = [o for o in keep if not _repeats(o, previous)] if previous.key == "resume" else keep
+    for override in keep:
+        _may_accompany(override, previous)
+    groups = [o.key_or_group for o in keep if o.key_or_group in ("paths", "logger")]
+    _store(previous, {o.key_or_group: o for o in keep if o.key_or_group in groups})
+    line.overrides = [o.input_line or "" for o in keep if o.key_or_group not in groups]
+    if previous.key == "resume":
+        line.overrides.append(f"hydra.run.dir='{previous.folder}'")
+    line.flags += ["--config-name", PREVIOUS]
+    return previous
+
+
+def _run_folder(key: str, text: str) -> Path:
+    folder = Path(text).expanduser().resolve()
+    words = "auto, never or a run directory" if key == "resume" else "a run directory"
+    if not folder.is_dir():
+        meant = closest(text, ["auto", "never"]) if key == "resume" and "/" not in text else None
+        raise ConfigError(key, text, f"expected {words}", where="command line",
+                          hint=f"did you mean {meant}?" if meant else None)
+    if not (folder / "resolved.yaml").is_file():
+        raise ConfigError(key, text, f"expected {words}: it has no resolved.yaml", where="command line")
+    return folder
+
+
+def _repeats(override: Override, previous: Previous) -> bool:
+    """Whether ``override`` only says again what the run was started with."""
+    written = previous.folder / ".hydra" / "overrides.yaml"
+    if written.is_file() and override.input_line in (OmegaConf.load(written) or []):
+        return True
+    hydra = previous.folder / ".hydra" / "hydra.yaml"
+    if hydra.is_file() and not override.is_sweep_override():
+        choices = OmegaConf.select(OmegaConf.load(hydra), "hydra.runtime.choices") or {}
+        return override.key_or_group in choices and choices[override.key_or_group] == override.value()
+    return False
+
+
+def _may_accompany(override: Override, previous: Previous) -> None:
+    allowed = _PLACES if previous.key == "rerun" else (*_PLACES, *_GROWTH, *_NEUTRAL)
+    key = override.key_or_group
+    if override.is_sweep_override() or not any(key == each or key.startswith((f"{each}.", f"{each}/")) for each in allowed):
+        listed = "paths, logger and hydra/launcher"
+        listed = listed if previous.key == "rerun" else f"{listed}, {' and '.join(_GROWTH)}"
+        raise ConfigError(key, override.get_value_element_as_str(), f"cannot accompany {previous.key}=…",
+                          where="command line", hint=f"only {listed} may; start a new run for anything else")
+
+
+def _store(previous: Previous, groups: dict[str, Override]) -> None:
+    """Make the earlier run's values a root configuration; a group chosen anew replaces its node."""
+    body: Any = OmegaConf.to_container(OmegaConf.load(previous.folder / "resolved.yaml"), resolve=False)
+    order = list(body)
+    for group in groups:
+        body.pop(group, None)
+    defaults: list[Any] = [{group: str(override.value())} for group, override in groups.items()]
+    defaults += [{"hydra": "default"}, "_self_", {"override hydra/sweeper": "brainlab"}]
+    how = {"validate": False, "dry": False, "wait": True, "resume": "auto", "rerun": None}
+    how[previous.key] = str(previous.folder)
+    node = {"defaults": defaults, **{key: body[key] for key in order if key in body}, **how}
+    ConfigStore.instance().store(name=PREVIOUS, node=node, provider="brainlab")

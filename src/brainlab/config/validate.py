@@ -1,0 +1,244 @@
+"""Checks a composed configuration: keys against what they build, targets against the allow-list, settings together.
+
+Types are checked by the schema while Hydra composes; ``+key=value`` passes that, so keys are checked again here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from brainlab.config.explain import unknown_key
+from brainlab.config.locate import Origins
+from brainlab.config.schema import BrainlabConf, MonitorConf, SecurityConf, SweepConf
+from brainlab.config.targets import HYDRA_TARGETS, Refused, allowed_targets, check_target, targets_in
+from brainlab.errors import ConfigError
+
+__all__ = ["all_targets", "validate", "validate_hydra"]
+
+_OWN_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
+_TYPED = {"monitor": MonitorConf, "sweep": SweepConf, "security": SecurityConf}
+_BUILT = {"data": False, "model": False, "trainer": False, "job": False, "evaluation": True, "logger": True}
+
+
+def validate(cfg: DictConfig, origins: Origins) -> None:
+    """Check everything of ``cfg`` that is ours (layers 2 and 3).
+
+    Raises:
+        ConfigError: for the first key that cannot work.
+    """
+    _known_keys(cfg, origins)
+    plain = _resolved(cfg, origins)
+    allowed = allowed_targets(plain)
+    for name, may_be_null in _BUILT.items():
+        _is_built(name, plain.get(name), may_be_null, origins)
+    for name, node in (plain.get("callbacks") or {}).items():
+        if node is not None:
+            _is_built(f"callbacks.{name}", node, True, origins)
+    for key, target in targets_in(plain, ""):
+        _allowed(key, target, allowed, origins)  # all of them before any other complaint
+    for key, node in _target_nodes(plain, ""):
+        _fits(key, node, allowed, cfg, origins)
+    _together(cfg, plain, origins)
+
+
+def validate_hydra(cfg: DictConfig, origins: Origins) -> None:
+    """Check what Hydra and ``logging`` build themselves, before they do; and the keys of Hydra's own node.
+
+    Raises:
+        ConfigError: a target outside the allow-list, or an unknown key.
+    """
+    _hydra_keys(cfg.hydra, "hydra", cfg, origins)
+    allowed = (*allowed_targets(cfg), *HYDRA_TARGETS)
+    for name in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging"):
+        node = OmegaConf.select(cfg.hydra, name)
+        if node is None:
+            continue
+        plain = _container(cfg.hydra, name, f"hydra.{name}", origins)
+        for key, target in targets_in(plain, f"hydra.{name}", logging_keys=name.endswith("logging")):
+            if isinstance(target, str) and target.startswith("ext://"):
+                target = target.removeprefix("ext://")
+                if target in ("sys.stdout", "sys.stderr"):
+                    continue
+            _allowed(key, target, allowed, origins)
+
+
+def all_targets(cfg: DictConfig) -> Iterator[tuple[str, str]]:
+    """Every ``_target_`` of our own nodes with its key, interpolations resolved."""
+    for name in cfg:
+        if name != "hydra" and OmegaConf.is_config(cfg[name]):
+            yield from targets_in(OmegaConf.to_container(cfg[name], resolve=True), str(name))
+
+
+def _known_keys(cfg: DictConfig, origins: Origins) -> None:
+    known = {field.name for field in dataclasses.fields(BrainlabConf)}
+    for key in cfg:
+        if key != "hydra" and key not in known:
+            raise unknown_key(str(key), _raw(cfg, key), cfg, origins, known=sorted(known))
+    for name, schema in _TYPED.items():
+        fields = [field.name for field in dataclasses.fields(schema)]
+        for key in cfg.get(name) or {}:
+            if key not in fields:
+                raise unknown_key(f"{name}.{key}", _raw(cfg[name], key), cfg, origins, known=fields)
+
+
+def _hydra_keys(node: DictConfig, path: str, cfg: DictConfig, origins: Origins) -> None:
+    kind = OmegaConf.get_type(node)
+    fields = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
+    for key in node:
+        here = f"{path}.{key}"
+        if fields is not None and key not in (*fields, "_target_", "env"):  # hydra/env has no field of its own
+            raise unknown_key(here, _raw(node, key), cfg, origins, known=fields)
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not (child._is_none() or child._is_missing() or child._is_interpolation()):
+            _hydra_keys(child, here, cfg, origins)
+
+
+def _resolved(cfg: DictConfig, origins: Origins) -> dict[str, Any]:
+    return {str(key): _container(cfg, key, str(key), origins) for key in cfg if key != "hydra"}
+
+
+def _container(parent: Any, key: Any, path: str, origins: Origins) -> Any:
+    """The plain value of ``parent[key]``; names the exact key that is missing or cannot be resolved."""
+    if OmegaConf.is_missing(parent, key):
+        raise ConfigError(path, "???", "missing value", where=origins.where(path), hint=f"set it: {path}=…")
+    try:
+        value = parent[key]
+    except OmegaConfBaseException as error:
+        raise ConfigError(path, _raw(parent, key), f"cannot be resolved: {_first_line(error)}",
+                          where=origins.where(path)) from None
+    if OmegaConf.is_dict(value):
+        return {name: _container(value, name, f"{path}.{name}", origins) for name in value}
+    if OmegaConf.is_list(value):
+        return [_container(value, index, f"{path}[{index}]", origins) for index in range(len(value))]
+    return value
+
+
+def _raw(parent: Any, key: Any) -> Any:
+    node = parent._get_node(key)
+    value = node._value() if node is not None else None
+    return "{…}" if isinstance(value, dict) else "[…]" if isinstance(value, list) else value
+
+
+def _is_built(name: str, node: Any, may_be_null: bool, origins: Origins) -> None:
+    if node is None and (may_be_null or name in ("data", "model")):
+        return
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        shown = "{…}" if isinstance(node, Mapping) else node
+        group = name.partition(".")[0]
+        raise ConfigError(name, shown, "expected a node with _target_" + (" or null" if may_be_null else ""),
+                          where=origins.where(name), hint=f"choose one: {group}=NAME")
+
+
+def _target_nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from _target_nodes(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, Sequence) and not isinstance(node, str | bytes):
+        for index, value in enumerate(node):
+            yield from _target_nodes(value, f"{path}[{index}]")
+
+
+def _allowed(key: str, target: Any, allowed: Sequence[str], origins: Origins) -> Any:
+    try:
+        return check_target(target, allowed)
+    except Refused as refused:
+        raise ConfigError(key, target, refused.expected, where=origins.where(key), hint=refused.hint) from None
+
+
+def _fits(path: str, node: Mapping[str, Any], allowed: Sequence[str], cfg: DictConfig, origins: Origins) -> None:
+    found = _allowed(f"{path}._target_", node["_target_"], allowed, origins)
+    given = [str(key) for key in node if key not in _OWN_KEYS]
+    for key in node:
+        if str(key).startswith("_") and str(key).endswith("_") and key not in _OWN_KEYS:
+            raise unknown_key(f"{path}.{key}", node[key], cfg, origins, known=sorted(_OWN_KEYS))
+    positional = node.get("_args_") or []
+    if found.kind == "unknown":
+        return
+    if not found.open:
+        for key in given:
+            if key not in found.parameters:
+                shown = "{…}" if isinstance(node[key], Mapping) else node[key]
+                raise unknown_key(f"{path}.{key}", shown, cfg, origins, known=list(found.parameters))
+        if len(positional) > len(found.parameters):
+            raise ConfigError(f"{path}._args_", positional, f"expected at most {len(found.parameters)} values",
+                              where=origins.where(f"{path}._args_"))
+    if node.get("_partial_"):
+        return
+    absent = [name for name in found.required if name not in given and name not in found.parameters[: len(positional)]]
+    if absent:
+        raise ConfigError(f"{path}.{absent[0]}", "", f"missing: {node['_target_']} needs it",
+                          where=origins.where(f"{path}._target_"),
+                          hint=f"set {path}.{absent[0]}, or _partial_: true if code completes it")
+
+
+def _together(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
+    if plain["monitor"]["mode"] not in ("min", "max"):
+        raise ConfigError("monitor.mode", plain["monitor"]["mode"], "expected min or max",
+                          where=origins.where("monitor.mode"))
+    if plain.get("validate") not in (True, False, "full"):
+        raise ConfigError("validate", plain.get("validate"), "expected true, false or full", where="command line")
+    _folders(plain, origins)
+    _devices(cfg, plain, origins)
+
+
+def _folders(plain: Mapping[str, Any], origins: Origins) -> None:
+    for key in ("root", "cache"):
+        value = plain["paths"].get(key)
+        if not value:
+            raise ConfigError(f"paths.{key}", value, "expected a folder", where=origins.where(f"paths.{key}"))
+        if not _writable(Path(value).expanduser()):
+            raise ConfigError(f"paths.{key}", value, "expected a folder that can be written",
+                              where=origins.where(f"paths.{key}"))
+    data = plain.get("data") or {}
+    for key, value in data.items():
+        if re.fullmatch(r"(.*_)?root", str(key)) and isinstance(value, str) and not Path(value).expanduser().exists():
+            raise ConfigError(f"data.{key}", value, "expected an existing folder", where=origins.where(f"data.{key}"),
+                              hint=f"data.{key}=null uses simulated data")
+
+
+def _writable(folder: Path) -> bool:
+    while not folder.exists():
+        if folder == folder.parent:
+            return False
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _devices(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
+    trainer, launcher = plain["trainer"], OmegaConf.select(cfg, "hydra.launcher")
+    if launcher is None or OmegaConf.select(cfg, "hydra.mode") is None:
+        return
+    is_sweep = "MULTIRUN" in str(cfg.hydra.mode)
+    target = str(launcher.get("_target_", ""))
+    if is_sweep and target.endswith("BasicLauncher") and str(trainer.get("strategy")).startswith("ddp") \
+            and "spawn" not in str(trainer.get("strategy")):
+        raise ConfigError("trainer.strategy", trainer["strategy"], "cannot be swept locally: each process would start "
+                          "the whole sweep again", where=origins.where("trainer.strategy"),
+                          hint="use trainer.strategy=ddp_spawn, or hydra/launcher=submitit_slurm")
+    if "submitit" in target and isinstance(trainer.get("devices"), int) and trainer["devices"] > 0:
+        tasks, gpus = launcher.get("tasks_per_node", 1), launcher.get("gpus_per_node") or 0
+        if trainer["devices"] != tasks and trainer["devices"] > 1:
+            raise ConfigError("trainer.devices", trainer["devices"], f"expected hydra.launcher.tasks_per_node={tasks}",
+                              where=origins.where("trainer.devices"), hint="SLURM starts one process per device")
+        if trainer.get("accelerator") in ("gpu", "cuda") and gpus < trainer["devices"]:
+            raise ConfigError("trainer.devices", trainer["devices"],
+                              f"expected at most hydra.launcher.gpus_per_node={gpus}",
+                              where=origins.where("trainer.devices"))
+        if trainer.get("num_nodes", 1) != launcher.get("nodes", 1):
+            raise ConfigError("trainer.num_nodes", trainer.get("num_nodes"),
+                              f"expected hydra.launcher.nodes={launcher.get('nodes', 1)}",
+                              where=origins.where("trainer.num_nodes"))
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
