@@ -1,0 +1,110 @@
+"""Sample order that a killed run can continue: a pure function of seed and epoch, positioned by batches consumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Int64
+from torch.utils.data import Sampler
+
+from brainlab.errors import InvalidValue
+
+__all__ = ["ResumableSampler", "already_collated"]
+
+Batch = TypeVar("Batch")
+
+
+class ResumableSampler(Sampler[list[int]]):
+    """A batch sampler whose order depends on ``(seed, epoch)`` alone.
+
+    The order of an epoch does not depend on earlier epochs, on the number of workers, or on any global random state,
+    so a run that was killed goes on with ``set_epoch(epoch)`` and ``skip_batches(consumed)``.
+
+    Args:
+        n: number of samples.
+        batch_size: samples per batch; the last batch of an epoch is smaller unless ``drop_last``.
+        seed: seed of the order.
+        shuffle: false gives 0 … n−1 in every epoch.
+        drop_last: leave out an incomplete last batch.
+
+    >>> sampler = ResumableSampler(5, 2, seed=0)
+    >>> sampler.set_epoch(3)
+    >>> whole = list(sampler)
+    >>> sampler.skip_batches(1)
+    >>> list(sampler) == whole[1:], list(sampler) == whole
+    (True, True)
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int = 0, shuffle: bool = True, drop_last: bool = False) -> None:
+        if n < 1:
+            raise InvalidValue("n", n, "expected at least one sample")
+        if batch_size < 1:
+            raise InvalidValue("batch_size", batch_size, "expected at least one sample per batch")
+        if drop_last and n < batch_size:
+            raise InvalidValue(
+                "batch_size", batch_size, f"expected at most the {n} samples there are", hint="or set drop_last=false"
+            )
+        self.n = int(n)
+        self.batch_size = int(batch_size)
+        self.seed = int(seed)
+        self.shuffle = bool(shuffle)
+        self.drop_last = bool(drop_last)
+        self.epoch = 0
+        self._skip = 0
+
+    @property
+    def sampler(self) -> ResumableSampler:
+        """Lightning looks for ``batch_sampler.sampler`` when it announces an epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows."""
+        self.epoch = int(epoch)
+
+    def skip_batches(self, consumed: int) -> None:
+        """Leave out the first ``consumed`` batches of the next iteration, and of that one only.
+
+        Raises:
+            InvalidValue: if the epoch has fewer batches.
+        """
+        if not 0 <= consumed <= len(self):
+            raise InvalidValue("consumed", consumed, f"expected 0 to {len(self)} batches")
+        self._skip = int(consumed)
+
+    def order(self, epoch: int | None = None) -> Int64[np.ndarray, sample]:
+        """The sample indices of one epoch in the order in which they are drawn."""
+        if not self.shuffle:
+            return np.arange(self.n, dtype=np.int64)
+        epoch = self.epoch if epoch is None else epoch
+        return np.random.default_rng([self.seed, epoch]).permutation(self.n).astype(np.int64, copy=False)
+
+    def __len__(self) -> int:
+        """Batches per epoch, skipped ones included."""
+        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # Epoch and position are read here and not at the first batch: workers fetch ahead as soon as they exist.
+        order, first, self._skip = self.order(), self._skip, 0
+        starts = range(first * self.batch_size, len(self) * self.batch_size, self.batch_size)
+        return (order[start : start + self.batch_size].tolist() for start in starts)
+
+
+def already_collated(batch: Batch) -> Batch:
+    """Collation for datasets whose ``__getitems__`` returns the finished batch."""
+    return batch
+
+
+def set_epoch(loader: Any, epoch: int, consumed: int = 0) -> None:
+    """Tell a loader's batch sampler and dataset the epoch, and how many of its batches were consumed already.
+
+    Objects without ``set_epoch`` or ``skip_batches`` are left alone.
+    """
+    dataset = getattr(loader, "dataset", None)
+    sampler = getattr(loader, "batch_sampler", None)
+    for part in (dataset, sampler):
+        if callable(getattr(part, "set_epoch", None)):
+            part.set_epoch(epoch)  # type: ignore[union-attr]
+    if consumed and callable(getattr(sampler, "skip_batches", None)):
+        sampler.skip_batches(consumed)  # type: ignore[union-attr]

@@ -1,0 +1,109 @@
+"""The job that trains a model, evaluates its best checkpoint and writes the report."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from brainlab.run.context import Run
+from brainlab.run.fingerprint import GROWTH_KEYS, flatten
+
+__all__ = ["Fit"]
+
+log = logging.getLogger(__name__)
+
+
+class Fit:
+    """Train until the trainer's limits, then judge the best checkpoint on held-out data."""
+
+    def __call__(self, cfg: DictConfig, run: Run) -> float | None:
+        started = time.monotonic()
+        log.info("loading torch and lightning …")
+        import lightning.pytorch as pl
+
+        from brainlab.run import assemble, conclude
+        from brainlab.run.checkpoint import latest, load, load_weights
+        from brainlab.run.logs import quiet_libraries
+        from brainlab.run.tracks import open_logger
+
+        quiet_libraries()
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        data = assemble.build_data(cfg)
+        assemble.prepare(data)
+        fingerprint = run.settle_fingerprint(data)
+        task = assemble.build_task(cfg, data)
+        logger = open_logger(cfg, run, data, fingerprint)
+        context = {
+            "config": OmegaConf.to_yaml(OmegaConf.create(run.plain)),
+            "experiment": str(cfg.get("experiment_name")),
+            "fingerprint": fingerprint.value,
+            "data_source": str(fingerprint.data_source),
+            "attempt": run.attempt,
+            "mlflow_run_id": getattr(logger.tracker, "run_id", None),
+        }
+        callbacks = assemble.build_callbacks(cfg, context)
+        trainer = assemble.build_trainer(cfg, run.directory, list(callbacks.values()), logger)
+
+        found = latest(run.directory.last, run.directory.previous)
+        best = callbacks.get("best")
+        if found is not None and _is_finished(found[1], cfg):
+            log.info("training is finished already; only its evaluation is left")
+            if best is not None:
+                _restore_best(best, found[1])
+        else:
+            _fit(trainer, task, data, found[0] if found else None, callbacks.get("last"), run)
+
+        score = getattr(best, "score", None)
+        checkpoint = run.directory.best if run.directory.best.exists() and score is not None else run.directory.last
+        if checkpoint.exists():
+            load_weights(task, load(checkpoint), checkpoint)
+        facts = {
+            "score": score,
+            "epoch": getattr(best, "epoch", None),
+            "step": getattr(best, "step", None),
+            "checkpoint": str(checkpoint.relative_to(run.path)) if checkpoint.exists() else None,
+        }
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        task.to(trainer.strategy.root_device)
+        conclude.evaluate(
+            cfg, run, task=task, data=data, logger=logger, best=facts, started=started, fingerprint=fingerprint
+        )
+        return score if score is not None and math.isfinite(score) else None
+
+
+def _fit(trainer: Any, task: Any, data: Any, checkpoint: Any, last: Any, run: Run) -> None:
+    if checkpoint is not None:
+        log.info("continuing from %s", checkpoint)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        # Lightning turns Ctrl-C into an exit with code 1.
+        if last is not None and last.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if last is not None:
+            run.status.note(batches=last.executed)
+            log.info("trained %d batches in this attempt", last.executed)
+
+
+def _is_finished(checkpoint: dict[str, Any], cfg: DictConfig) -> bool:
+    """Whether training ended in this checkpoint and no limit has grown since."""
+    from brainlab.run.callbacks.last import STATE_KEY
+
+    state = checkpoint.get(STATE_KEY) or {}
+    if not state.get("finished"):
+        return False
+    before = flatten(OmegaConf.to_container(OmegaConf.create(state["config"])))
+    after = flatten(OmegaConf.to_container(cfg.trainer, resolve=True), "trainer")
+    return all(before.get(key) == after.get(key) for key in GROWTH_KEYS)
+
+
+def _restore_best(best: Any, checkpoint: dict[str, Any]) -> None:
+    state = checkpoint.get("callbacks", {}).get(best.state_key)
+    if state is not None:
+        best.load_state_dict(state)

@@ -1,0 +1,89 @@
+"""Where a run's messages go, and which messages of libraries are worth a line."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from brainlab.run.directory import RunDirectory, is_rank_zero
+
+__all__ = ["messages_to", "quiet_libraries"]
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+_CHATTY = (
+    "lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning", "mlflow", "alembic",
+    "matplotlib", "PIL", "fontTools", "urllib3", "fsspec", "git", "absl", "numba", "filelock", "httpx", "torchmetrics",
+)  # fmt: skip
+
+# Advice that is wrong here (our loaders and loggers decide these things) or of no use to the person at the terminal.
+_USELESS_WARNINGS = (
+    r".*does not have many workers.*",
+    r".*smaller than the logging interval.*",
+    r".*sampler has shuffling enabled.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*module\(s\) in eval mode at the start of training.*",
+    r".*GPU available but not used.*",
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*treespec.*LeafSpec.*",
+    r".*`weights_only`.*",
+    r".*resuming from a checkpoint that ended before the epoch ended.*",
+    r".*Trying to infer the `batch_size`.*",
+    r".*was called before the ``update`` method.*",
+    r".*Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",
+    r".*litlogger.*",
+    r".*torchaudio.*",
+)
+
+
+def quiet_libraries() -> None:
+    """Keep libraries' information and useless warnings off the terminal; errors and real warnings stay."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _USELESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.WARNING)
+
+
+@contextmanager
+def messages_to(run: RunDirectory) -> Iterator[None]:
+    """Append log records to the run's ``brainlab.log`` and fatal crashes to its ``stderr.txt``."""
+    root = logging.getLogger()
+    added: list[logging.Handler] = []
+    if not any(isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout for handler in root.handlers
+               if not isinstance(handler, logging.FileHandler)):  # fmt: skip
+        console = logging.StreamHandler(sys.stdout)
+        console.setFormatter(logging.Formatter("%(message)s"))
+        added.append(console)
+    files = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
+    if is_rank_zero() and not any(handler.baseFilename == str(run.log) for handler in files):
+        file = logging.FileHandler(run.log, encoding="utf-8")
+        file.setFormatter(logging.Formatter(_FORMAT))
+        added.append(file)
+    level = root.level
+    root.setLevel(min(level or logging.INFO, logging.INFO))
+    for handler in added:
+        root.addHandler(handler)
+    crash = open(run.stderr, "a", encoding="utf-8") if is_rank_zero() else None  # noqa: SIM115 - closed below
+    was_enabled = faulthandler.is_enabled()
+    if crash is not None:
+        faulthandler.enable(crash)
+    try:
+        yield
+    finally:
+        if crash is not None:
+            faulthandler.disable()
+            if was_enabled and sys.__stderr__ is not None:
+                faulthandler.enable()
+            crash.close()
+        for handler in added:
+            root.removeHandler(handler)
+            handler.close()
+        root.setLevel(level)
