@@ -10,22 +10,26 @@ The network has no learned channel identity, so any number of channels and patch
 * With a single patch the temporal half attends over one token: its softmax is 1, its output is the projected value,
   and the query and key rows of its input projection get a zero gradient.
 
-State-dict names and shapes are those of the published weights. Unlike the published code, every layer draws its own
-attention projections: copying one layer leaves them identical across depth.
+State-dict names and shapes are those of the published weights, whatever the forward pass fuses. Unlike the published
+code, every layer draws its own attention projections: copying one layer leaves them identical across depth.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from brainlab.errors import InvalidValue, ShapeMismatch
+from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
 from brainlab.nn.attention import AxialSelfAttention
 from brainlab.nn.dropout import Dropout
 
-__all__ = ["CBraMod"]
+__all__ = ["CBraMod", "WeightReport", "load_released_weights", "released_state_dict"]
 
 _N_FILTERS = 25
 
@@ -68,25 +72,34 @@ class PatchEmbedding(nn.Module):
         """Embed patches; where ``mask`` is 1 the patch is replaced before both branches."""
         if mask is not None:
             x = torch.where(mask.bool().unsqueeze(-1), self.mask_encoding.to(x.dtype), x)
-        embedding = self._time(x) + self._spectrum(x)
-        return embedding + self._position(embedding.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        embedding = self.time_branch(x) + self.spectral_branch(x)
+        return embedding + self.position(embedding)
 
-    def _position(self, embedding: Tensor) -> Tensor:
-        # Kernel entries that reach beyond a small grid only ever meet zero padding. Leaving them out changes nothing,
-        # and for a single patch it turns a (19, 7) kernel into a (19, 1) one, whose backward pass is 60 × faster.
-        convolution = self.positional_encoding[0]
-        rows, columns = (min(full, size - 1) for full, size in zip((9, 3), embedding.shape[2:], strict=True))
-        weight = convolution.weight[:, :, 9 - rows : 10 + rows, 3 - columns : 4 + columns]
-        return F.conv2d(embedding, weight, convolution.bias, padding=(rows, columns), groups=len(weight))
-
-    def _time(self, x: Tensor) -> Tensor:
+    def time_branch(self, x: Float[Tensor, "batch channel patch time"]) -> Float[Tensor, "batch channel patch width"]:
+        """Three convolutions within each patch, flattened filter by filter."""
         batch, channel, patch, time = x.shape
         filtered = self.proj_in(x.reshape(batch, 1, channel * patch, time))
         return filtered.permute(0, 2, 1, 3).reshape(batch, channel, patch, -1)
 
-    def _spectrum(self, x: Tensor) -> Tensor:
+    def spectral_branch(
+        self, x: Float[Tensor, "batch channel patch time"]
+    ) -> Float[Tensor, "batch channel patch width"]:
+        """Linear map of each patch's amplitude spectrum |rfft(x)| / time."""
         # The transform has no half-precision form.
         return self.spectral_proj(torch.fft.rfft(x.float(), norm="forward").abs())
+
+    def position(
+        self, embedding: Float[Tensor, "batch channel patch width"]
+    ) -> Float[Tensor, "batch channel patch width"]:
+        """Depthwise convolution over neighbouring channels and patches."""
+        convolution = self.positional_encoding[0]
+        # Kernel entries that reach beyond a small grid only ever meet zero padding. Leaving them out changes nothing,
+        # and for a single patch it turns a (19, 7) kernel into a (19, 1) one, whose backward pass is 60 × faster.
+        rows, columns = (min(full, size - 1) for full, size in zip((9, 3), embedding.shape[1:3], strict=True))
+        weight = convolution.weight[:, :, 9 - rows : 10 + rows, 3 - columns : 4 + columns]
+        grid = embedding.permute(0, 3, 1, 2)
+        coded = F.conv2d(grid, weight, convolution.bias, padding=(rows, columns), groups=len(weight))
+        return coded.permute(0, 2, 3, 1)
 
 
 class CrissCrossLayer(nn.Module):
@@ -196,3 +209,91 @@ class CBraMod(nn.Module):
     ) -> Float[Tensor, "batch channel patch out"]:
         """Reconstruction of every patch from its contextual token; arguments as in :meth:`features`."""
         return self.proj_out(self.features(x, mask))
+
+
+_ANCHOR = "patch_embedding.proj_in.0.weight"
+_PARTS = ("patch_embedding.", "encoder.", "proj_out.")
+_ENVELOPES = ("eeg_encoder", "state_dict", "model_state_dict", "model")
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """What :func:`load_released_weights` did.
+
+    ``loaded`` are the network's tensors that were read, ``missing`` those that kept their initial value, ``ignored``
+    the names in the file that belong to other modules or to dead copies.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The flat table of tensors inside a checkpoint's envelopes."""
+    for envelope in _ENVELOPES:
+        if isinstance(state.get(envelope), Mapping):
+            return _tensors(state[envelope])
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _prefix(names: Mapping[str, Tensor]) -> str:
+    """What stands before the network's own names, e.g. ``module.`` or ``backbone.``.
+
+    A class that both inherits and wraps the network stores it twice, and only the wrapped copy is trained: of nested
+    prefixes the longest is meant.
+    """
+    prefixes = sorted((name.removesuffix(_ANCHOR) for name in names if name.endswith(_ANCHOR)), key=len)
+    if not prefixes:
+        raise InvalidFile("state", f"{len(names)} tensors", f"expected CBraMod weights, found no {_ANCHOR}")
+    if not all(prefixes[-1].startswith(prefix) for prefix in prefixes):
+        raise InvalidFile("state", ", ".join(prefixes), "expected one network, found several side by side")
+    return prefixes[-1]
+
+
+def released_state_dict(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network's tensors under their official names.
+
+    Accepts the published file, any prefix (``module.``, ``backbone.``, a task's ``encoder.``), braindecode's copy with
+    its ``final_layer.*``, and dumps that hold the encoder beside a head.
+
+    Args:
+        state: a loaded checkpoint, flat or with the state dict under a key.
+
+    Raises:
+        InvalidFile: if it holds no such network, or several side by side.
+    """
+    tensors = _tensors(state)
+    prefix = _prefix(tensors)
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {name: value for name, value in own.items() if name.startswith(_PARTS)}
+
+
+def load_released_weights(model: CBraMod, state: Mapping[str, Any]) -> WeightReport:
+    """Load published, converted or dumped weights strictly; only the reconstruction layer may be absent.
+
+    Args:
+        model: network of the same size.
+        state: as in :func:`released_state_dict`.
+
+    Raises:
+        InvalidFile: if a tensor is missing or unexpected; all their names are given, nothing is loaded.
+        ShapeMismatch: if a tensor has another shape; nothing is loaded.
+    """
+    released, own = released_state_dict(state), model.state_dict()
+    missing = [name for name in own if name not in released]
+    unexpected = [name for name in released if name not in own]
+    required = [name for name in missing if not name.startswith("proj_out.")]
+    if required or unexpected:
+        raise InvalidFile(
+            "state",
+            f"{len(released)} tensors",
+            f"missing {required or 'nothing'}, unexpected {unexpected or 'nothing'}",
+        )
+    for name, value in released.items():
+        if value.shape != own[name].shape:
+            raise ShapeMismatch(name, tuple(value.shape), f"expected {tuple(own[name].shape)}")
+    model.load_state_dict(released, strict=False)
+    tensors = _tensors(state)
+    used = {_prefix(tensors) + name for name in released}
+    return WeightReport(tuple(released), tuple(missing), tuple(name for name in tensors if name not in used))

@@ -1,12 +1,13 @@
 """Heads that turn contextual EEG tokens (batch, channel, patch, width) into one embedding (batch, embed_dim).
 
-Every head is called ``head(n_channels, n_patches, embed_dim, width)`` and more than one patch per window is handled
-by an explicit option where the head sees a list of tokens: ``patches="average"`` means the tokens of a channel over
-its patches, ``"concatenate"`` lists every (channel, patch) as a token of its own.
+Every head is built with ``n_channels``, ``n_patches``, ``embed_dim`` and ``width``. Heads that read a list of tokens
+say what becomes of several patches per window: ``patches="average"`` averages a channel's tokens over its patches,
+``patches="concatenate"`` makes every (channel, patch) a token of its own.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from brainlab.errors import InvalidValue, ShapeMismatch
+from brainlab.nn.transformer import PostNormLayer
 
 __all__ = ["AttentionHead", "FlattenHead", "MultiTokenHead"]
 
@@ -31,23 +33,31 @@ def _mlp(in_features: int, embed_dim: int, n_layers: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(in_features, embed_dim))
 
 
-class _Tokens(nn.Module):
-    """Checks the features and lays channels and patches out as one token axis."""
+@dataclass(frozen=True)
+class _Layout:
+    """How channels and patches become one axis of tokens."""
 
-    def __init__(self, n_channels: int, n_patches: int, width: int, patches: str) -> None:
-        super().__init__()
-        if patches not in ("average", "concatenate"):
-            raise InvalidValue("patches", patches, "expected average or concatenate")
-        for name, value in (("n_channels", n_channels), ("n_patches", n_patches), ("width", width)):
-            if value < 1:
-                raise InvalidValue(name, value, "expected a positive number")
-        self.shape = (n_channels, n_patches, width)
-        self.patches = patches
-        self.n_tokens = n_channels if patches == "average" else n_channels * n_patches
+    n_channels: int
+    n_patches: int
+    width: int
+    patches: str = "concatenate"
 
-    def forward(self, features: Tensor) -> Tensor:
-        if tuple(features.shape[1:]) != self.shape:
-            raise ShapeMismatch("features", tuple(features.shape), f"expected (batch, *{self.shape})")
+    def __post_init__(self) -> None:
+        if self.patches not in ("average", "concatenate"):
+            raise InvalidValue("patches", self.patches, "expected average or concatenate")
+        for name in ("n_channels", "n_patches", "width"):
+            if getattr(self, name) < 1:
+                raise InvalidValue(name, getattr(self, name), "expected a positive number")
+
+    @property
+    def n_tokens(self) -> int:
+        return self.n_channels * (self.n_patches if self.patches == "concatenate" else 1)
+
+    def tokens(self, features: Tensor) -> Tensor:
+        """(batch, channel, patch, width) → (batch, token, width)."""
+        expected = (self.n_channels, self.n_patches, self.width)
+        if tuple(features.shape[1:]) != expected:
+            raise ShapeMismatch("features", tuple(features.shape), f"expected (batch, {', '.join(map(str, expected))})")
         return features.mean(dim=2) if self.patches == "average" else features.flatten(1, 2)
 
 
@@ -64,12 +74,12 @@ class FlattenHead(nn.Module):
 
     def __init__(self, n_channels: int, n_patches: int, embed_dim: int, width: int = 200, mlp_layers: int = 2) -> None:
         super().__init__()
-        self.layout = _Tokens(n_channels, n_patches, width, "concatenate")
+        self.layout = _Layout(n_channels, n_patches, width)
         self.mlp = _mlp(n_channels * n_patches * width, embed_dim, mlp_layers)
 
     def forward(self, features: Float[Tensor, "batch channel patch width"]) -> Float[Tensor, "batch embed"]:
         """Embed each window."""
-        return self.mlp(self.layout(features).flatten(1))
+        return self.mlp(self.layout.tokens(features).flatten(1))
 
 
 class AttentionHead(nn.Module):
@@ -100,13 +110,13 @@ class AttentionHead(nn.Module):
         super().__init__()
         if n_queries < 1:
             raise InvalidValue("n_queries", n_queries, "expected at least 1")
-        self.layout = _Tokens(n_channels, n_patches, width, patches)
+        self.layout = _Layout(n_channels, n_patches, width, patches)
         self.queries = nn.Parameter(_TOKEN_STD * torch.randn(n_queries, width))
         self.mlp = _mlp(n_queries * width, embed_dim, mlp_layers)
 
     def pool(self, features: Float[Tensor, "batch channel patch width"]) -> Float[Tensor, "batch query_width"]:
         """The queries' weighted means, query by query."""
-        tokens = self.layout(features)
+        tokens = self.layout.tokens(features)
         weights = torch.softmax(self.queries @ tokens.transpose(1, 2), dim=-1)
         return (weights @ tokens).flatten(1)
 
@@ -149,13 +159,11 @@ class MultiTokenHead(nn.Module):
             raise InvalidValue("n_heads", n_heads, f"expected a divisor of width={width}")
         if n_tokens < 1:
             raise InvalidValue("n_tokens", n_tokens, "expected at least 1")
-        self.layout = _Tokens(n_channels, n_patches, width, patches)
+        self.layout = _Layout(n_channels, n_patches, width, patches)
         self.tokens = nn.Parameter(_TOKEN_STD * torch.randn(1, n_tokens, width))
         self.pos_embed = nn.Parameter(_TOKEN_STD * torch.randn(1, n_tokens + self.layout.n_tokens, width))
-        self.transformer = nn.Module()
-        self.transformer.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, n_heads, 4 * width, dropout, batch_first=True) for _ in range(n_layers)
-        )
+        layers = nn.Sequential(*(PostNormLayer(width, n_heads, 4 * width, dropout) for _ in range(n_layers)))
+        self.transformer = nn.ModuleDict({"layers": layers})
         self.mlp = nn.Sequential(
             nn.LayerNorm(n_tokens * width),
             nn.Linear(n_tokens * width, hidden_dim),
@@ -165,8 +173,7 @@ class MultiTokenHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch channel patch width"]) -> Float[Tensor, "batch embed"]:
         """Embed each window."""
-        eeg = self.layout(features)
+        eeg = self.layout.tokens(features)
         x = torch.cat([self.tokens.expand(len(eeg), -1, -1).to(eeg.dtype), eeg], dim=1) + self.pos_embed
-        for layer in self.transformer.layers:
-            x = layer(x)
+        x = self.transformer["layers"](x)
         return self.mlp(x[:, : self.tokens.shape[1]].flatten(1))

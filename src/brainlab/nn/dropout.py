@@ -22,7 +22,7 @@ __all__ = ["Dropout", "dropout", "scaled_keep_mask"]
 _LEVELS = 1 << 16
 
 
-def scaled_keep_mask(shape: tuple[int, ...], p: float) -> Float[Tensor, "..."]:
+def scaled_keep_mask(shape: tuple[int, ...], p: float) -> Float[Tensor, "*shape"]:
     """Independent entries on the CPU: 0 with probability ``p``, otherwise 1 / (1 − p).
 
     Args:
@@ -43,7 +43,7 @@ def scaled_keep_mask(shape: tuple[int, ...], p: float) -> Float[Tensor, "..."]:
     return kept.mul_(int(scale.view(torch.int32))).view(torch.float32)[:n].view(shape)
 
 
-def dropout(x: Float[Tensor, "..."], p: float, training: bool = True) -> Float[Tensor, "..."]:
+def dropout(x: Float[Tensor, "*shape"], p: float, training: bool = True) -> Float[Tensor, "*shape"]:
     """``x`` with entries dropped with probability ``p`` in training, unchanged otherwise."""
     if not training or p == 0.0:
         return x
@@ -65,7 +65,7 @@ class Dropout(nn.Module):
             raise InvalidValue("dropout", p, "expected a probability in [0, 1]")
         self.p = p
 
-    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Drop entries in training mode."""
         return dropout(x, self.p, self.training)
 
