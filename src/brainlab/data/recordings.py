@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from brainlab.data.sampling import ResumableSampler, already_collated
-from brainlab.data.splits import PARTS, TimeSplit, group_split, time_split, window_index
+from brainlab.data.splits import PARTS, TimeSplit, group_split, time_split
+from brainlab.data.windows import RandomWindows, Windows, regular_windows, stretches_of
 from brainlab.datasets.recordings import companions, find_recordings
 from brainlab.errors import InvalidValue
 from brainlab.io.cache import Cache
@@ -28,7 +29,7 @@ from brainlab.io.store import Store
 from brainlab.prepare.recordings import Preparation, prepare_store
 from brainlab.types import DataSource
 
-__all__ = ["ChannelSetSampler", "FixedWindows", "RandomWindows", "Recordings", "TrainingStatistics"]
+__all__ = ["ChannelSetSampler", "PatchBatches", "Recordings", "TrainingStatistics"]
 
 _SIMULATION = {"seed": 0, "code_version": 1}
 _COVARIANCE_SAMPLES = 200_000
@@ -47,124 +48,75 @@ class TrainingStatistics:
     positions: Float[np.ndarray, "channel 3"] | None
 
 
-class ChannelSetSampler(ResumableSampler):
-    """Batches of samples of one channel set; sample ``i`` of epoch ``e`` is called ``e · n + i``.
-
-    The number carries the epoch, so that a data set in a worker process can draw by it without being told.
+class PatchBatches(Dataset):
+    """Batches of patches from windows of one or several channel sets, numbered one set after the other.
 
     Args:
-        channel_set: number of the channel set of every sample.
-        batch_size: samples per batch; the last batch of a set may be smaller.
-        seed: seed of the order.
-        shuffle: false gives the samples of set 0, then those of set 1 …, and epoch 0's numbers in every epoch.
+        parts: the windows of each channel set.
+        n_patches: patches per window.
     """
 
-    def __init__(
-        self, channel_set: Int[np.ndarray, " sample"], batch_size: int, seed: int = 0, shuffle: bool = True
-    ) -> None:
-        super().__init__(len(channel_set), batch_size, seed, shuffle)
-        self.members = [np.flatnonzero(channel_set == number) for number in np.unique(channel_set)]
+    def __init__(self, parts: Sequence[Windows | RandomWindows], n_patches: int) -> None:
+        self.parts, self.n_patches = list(parts), n_patches
+        self.ends = np.cumsum([len(part) for part in self.parts])
 
     def __len__(self) -> int:
-        return sum(-(-len(members) // self.batch_size) for members in self.members)
+        return int(self.ends[-1]) if self.parts else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the random windows of this epoch from now on."""
+        for part in self.parts:
+            if isinstance(part, RandomWindows):
+                part.set_epoch(epoch)
+
+    def __getitems__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        index = np.asarray(numbers, dtype=np.int64)
+        which = np.searchsorted(self.ends, index, side="right")
+        if (which != which[0]).any():
+            raise InvalidValue("batch", list(numbers), "expected windows of one channel set")
+        part = self.parts[which[0]]
+        batch = part.__getitems__((index - (self.ends[which[0]] - len(part))).tolist())
+        return {
+            "eeg": batch["signal"].unflatten(-1, (self.n_patches, -1)),
+            "index": torch.from_numpy(index),
+            "session": batch["session"],
+        }
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        return {key: value[0] for key, value in self.__getitems__([number]).items()}
+
+
+class ChannelSetSampler(ResumableSampler):
+    """Batches that never mix channel sets; it also tells the windows the epoch, so that both always agree.
+
+    Args:
+        windows: what is sampled.
+        batch_size: windows per batch; the last batch of a set may be smaller.
+        seed: seed of the order.
+        shuffle: false gives the windows of the first set, then those of the second …
+    """
+
+    def __init__(self, windows: PatchBatches, batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
+        super().__init__(len(windows), batch_size, seed, shuffle)
+        self.windows = windows
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.windows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return sum(-(-len(part) // self.batch_size) for part in self.windows.parts)
 
     def __iter__(self) -> Iterator[list[int]]:
         first, self._skip = self._skip, 0
         rng = np.random.default_rng([self.seed, self.epoch])
-        batches = []
-        for members in self.members:
-            order = rng.permutation(members) if self.shuffle else members
+        batches: list[list[int]] = []
+        for part, end in zip(self.windows.parts, self.windows.ends.tolist(), strict=True):
+            members = np.arange(end - len(part), end)
+            order = (rng.permutation(members) if self.shuffle else members).tolist()
             batches += [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
-        places = rng.permutation(len(batches)) if self.shuffle else np.arange(len(batches))
-        offset = self.epoch * self.n if self.shuffle else 0
-        return ((batches[place] + offset).tolist() for place in places[first:])
-
-
-class _Windows(Dataset):
-    """Turns (session, start) rows into a batch of patches."""
-
-    def __init__(self, store: Store, length: int, n_patches: int) -> None:
-        self.store, self.length, self.n_patches = store, length, n_patches
-
-    def _batch(self, index: Sequence[int], sessions: np.ndarray, starts: np.ndarray) -> dict[str, Tensor]:
-        windows = self.store.gather(sessions, starts, self.length)
-        patches = windows.reshape(*windows.shape[:2], self.n_patches, self.length // self.n_patches)
-        return {
-            "eeg": torch.from_numpy(patches),
-            "index": torch.as_tensor(index, dtype=torch.int64),
-            "session": torch.as_tensor(sessions, dtype=torch.int64),
-        }
-
-
-class RandomWindows(_Windows):
-    """Windows at random places of the training stretches; the place is a function of (seed, epoch, index).
-
-    Args:
-        store: prepared recordings.
-        stretches: rows of (session, first start, number of starts), one array per channel set.
-        channel_set: channel set of every sample of an epoch.
-        length: samples per window.
-        n_patches: patches per window.
-        seed: seed of the places.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        stretches: Sequence[Int[np.ndarray, "stretch 3"]],
-        channel_set: Int[np.ndarray, " sample"],
-        length: int,
-        n_patches: int,
-        seed: int,
-    ) -> None:
-        super().__init__(store, length, n_patches)
-        self.stretches, self.channel_set, self.seed = list(stretches), channel_set, seed
-        self._ends = [np.cumsum(rows[:, 2]) for rows in self.stretches]
-
-    def __len__(self) -> int:
-        return len(self.channel_set)
-
-    def place(self, number: int) -> tuple[int, int]:
-        """Session and start of sample ``epoch · n + i``."""
-        epoch, i = divmod(number, len(self))
-        which = int(self.channel_set[i])
-        ends = self._ends[which]
-        drawn = int(np.random.default_rng([self.seed, epoch, i]).integers(ends[-1]))
-        row = int(np.searchsorted(ends, drawn, side="right"))
-        session, first, count = self.stretches[which][row].tolist()
-        return session, first + drawn - int(ends[row] - count)
-
-    def __getitems__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        places = np.array([self.place(number) for number in numbers])
-        return self._batch(numbers, places[:, 0], places[:, 1])
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        return {key: value[0] for key, value in self.__getitems__([number]).items()}
-
-
-class FixedWindows(_Windows):
-    """Windows at given places, the same in every epoch.
-
-    Args:
-        store: prepared recordings.
-        places: rows of (session, start).
-        length: samples per window.
-        n_patches: patches per window.
-    """
-
-    def __init__(self, store: Store, places: Int[np.ndarray, "window 2"], length: int, n_patches: int) -> None:
-        super().__init__(store, length, n_patches)
-        self.places = places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitems__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        rows = self.places[np.asarray(numbers)]
-        return self._batch(numbers, rows[:, 0], rows[:, 1])
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        return {key: value[0] for key, value in self.__getitems__([number]).items()}
+        places = rng.permutation(len(batches)).tolist() if self.shuffle else list(range(len(batches)))
+        return (batches[place] for place in places[first:])
 
 
 class Recordings(LightningDataModule):
@@ -239,8 +191,9 @@ class Recordings(LightningDataModule):
         self.num_workers, self.seed = num_workers, seed
         self.source: DataSource = "synthetic" if root is None else "files"
         self.fingerprint = ""
-        self.train_sampler: ChannelSetSampler | None = None
+        self.train_sampler: Any = None
         self._folder: Path | None = None
+        self._opened: Path | None = None
 
     def prepare_data(self) -> None:
         """Simulate where there is no root, then filter, resample and store, unless the cache has it already."""
@@ -266,34 +219,32 @@ class Recordings(LightningDataModule):
         self.fingerprint = Store(self._folder).fingerprint
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the store and draw the split."""
-        if self._folder is None:
+        """Open the store, draw the split and lay out the windows."""
+        if self._folder is None:  # another process prepared; find its result
             self.prepare_data()
-        assert self._folder is not None
-        if "store" in self.__dict__ and self.store.folder == self._folder:
+        if self._opened == self._folder:
             return
-        self.store = Store(self._folder)
+        self.store = Store(str(self._folder))
         names = sorted({session.ch_names for session in self.store.sessions})
         self.channel_sets = [names.index(session.ch_names) for session in self.store.sessions]
         self.stretches = self._split()
-        self._places = {part: self._fixed_places(part) for part in ("val", "test")}
-        self._random = self._random_windows()
+        self._windows = {
+            "train": self._random_windows(),
+            **{part: self._fixed_windows(part) for part in ("val", "test")},
+        }
         self._statistics: dict[int, TrainingStatistics] = {}
+        self._opened = self._folder
 
-    def _split(self) -> dict[str, list[np.ndarray]]:
-        """Part → for every session, rows of [start, stop)."""
+    def _split(self) -> dict[str, np.ndarray]:
+        """Part → rows (session, start, stop) in samples."""
         sessions = self.store.sessions
         if self.split_kind == "time":
             splits = [self._time_split(session.name, session.n_samples) for session in sessions]
-            return {part: [split.parts()[part] for split in splits] for part in PARTS}
+            return {part: stretches_of(splits, part) for part in PARTS}
         groups = [s.name if self.split_kind == "session" else str(s.attrs["subject"]) for s in sessions]
         drawn = group_split(groups, self.fractions, self.seed, kind=self.split_kind).check(groups)
-        nothing = np.empty((0, 2), dtype=np.int64)
         return {
-            part: [
-                np.array([[0, session.n_samples]]) if number in set(indices.tolist()) else nothing
-                for number, session in enumerate(sessions)
-            ]
+            part: np.array([[n, 0, sessions[n].n_samples] for n in indices.tolist()], dtype=np.int64).reshape(-1, 3)
             for part, indices in drawn.parts().items()
         }
 
@@ -305,83 +256,70 @@ class Recordings(LightningDataModule):
                 "data.guard_s", self.guard_s, f"expected room for all parts in recording {name} ({error})"
             ) from error
 
-    def _fixed_places(self, part: str) -> np.ndarray:
-        rows = [
-            (session, start)
-            for session, stretches in enumerate(self.stretches[part])
-            for start in window_index(stretches, self.length).tolist()
-        ]
-        share = self.fractions[PARTS.index(part)]
-        if not rows and share > 0:
-            raise self._too_long(part)
-        return np.array(rows, dtype=np.int64).reshape(-1, 2)
+    def _by_channel_set(self, part: str) -> list[np.ndarray]:
+        """The stretches of a part that hold a window, for each channel set that has any."""
+        rows = self.stretches[part]
+        rows = rows[rows[:, 2] - rows[:, 1] >= self.length]
+        if not len(rows):
+            longest = max((int(b - a) for _, a, b in self.stretches[part].tolist()), default=0) / self.plan.sfreq_hz
+            raise InvalidValue(
+                "data.window_s",
+                self.length / self.plan.sfreq_hz,
+                f"expected at most the {longest:g} s of the longest {part} stretch",
+                hint="shorter windows, longer recordings, or other data.fractions and data.guard_s",
+            )
+        sets = np.array(self.channel_sets)[rows[:, 0]]
+        return [rows[sets == number] for number in np.unique(sets)]
 
-    def _random_windows(self) -> RandomWindows:
-        n_sets = max(self.channel_sets) + 1
-        rows: list[list[tuple[int, int, int]]] = [[] for _ in range(n_sets)]
-        for session, stretches in enumerate(self.stretches["train"]):
-            for start, stop in stretches.tolist():
-                if stop - start >= self.length:
-                    rows[self.channel_sets[session]].append((session, start, stop - start - self.length + 1))
-        filled = [number for number in range(n_sets) if rows[number]]
-        if not filled:
-            raise self._too_long("train")
-        stretches_of = [np.array(rows[number], dtype=np.int64) for number in filled]
-        room = np.array([int((r[:, 2] + self.length - 1).sum()) for r in stretches_of], dtype=np.float64)
+    def _random_windows(self) -> PatchBatches:
+        groups = self._by_channel_set("train")
+        room = np.array([(rows[:, 2] - rows[:, 1]).sum() for rows in groups], dtype=np.float64)
         n = self.windows_per_epoch or max(1, int(room.sum() // self.length))
-        # Every set has its share of the time, and at least one window.
-        counts = np.maximum(1, np.round(n * room / room.sum())).astype(int)
-        channel_set = np.repeat(np.arange(len(filled)), counts)
-        return RandomWindows(self.store, stretches_of, channel_set, self.length, self.n_patches, self.seed)
+        # Every channel set has its share of the time, and at least one window.
+        counts = np.maximum(1, np.round(n * room / room.sum())).astype(int).tolist()
+        parts = [
+            RandomWindows(self.store, rows, self.length, count, seed=self.seed + 7919 * number)
+            for number, (rows, count) in enumerate(zip(groups, counts, strict=True))
+        ]
+        return PatchBatches(parts, self.n_patches)
 
-    def _too_long(self, part: str) -> InvalidValue:
-        longest = max((int(b - a) for rows in self.stretches[part] for a, b in rows), default=0) / self.plan.sfreq_hz
-        return InvalidValue(
-            "data.window_s",
-            self.length / self.plan.sfreq_hz,
-            f"expected at most the {longest:g} s of the longest {part} stretch",
-            hint="shorter windows, longer recordings, or other data.fractions and data.guard_s",
-        )
+    def _fixed_windows(self, part: str) -> PatchBatches:
+        if self.fractions[PARTS.index(part)] == 0:
+            return PatchBatches([], self.n_patches)
+        groups = self._by_channel_set(part)
+        return PatchBatches([regular_windows(self.store, rows, self.length) for rows in groups], self.n_patches)
 
     def train_dataloader(self) -> DataLoader:
-        self.train_sampler = ChannelSetSampler(self._random.channel_set, self.batch_size, self.seed)
-        return self._loader(self._random, self.train_sampler)
+        loader = self._loader("train", shuffle=True)
+        self.train_sampler = loader.batch_sampler
+        return loader
 
-    def val_dataloader(self) -> DataLoader:
-        return self._fixed_loader("val")
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self._loader("val") if len(self._windows["val"]) else []
 
-    def test_dataloader(self) -> DataLoader:
-        return self._fixed_loader("test")
+    def test_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self._loader("test") if len(self._windows["test"]) else []
 
-    def _fixed_loader(self, part: str) -> DataLoader:
-        places = self._places[part]
-        windows = FixedWindows(self.store, places, self.length, self.n_patches)
-        sets = np.array([self.channel_sets[session] for session, _ in places.tolist()], dtype=np.int64)
-        return self._loader(windows, ChannelSetSampler(sets, self.batch_size, self.seed, shuffle=False))
-
-    def _loader(self, windows: _Windows, sampler: ChannelSetSampler) -> DataLoader:
+    def _loader(self, part: str, shuffle: bool = False) -> DataLoader:
+        windows = self._windows[part]
+        sampler = ChannelSetSampler(windows, self.batch_size, self.seed, shuffle)
         return DataLoader(windows, batch_sampler=sampler, num_workers=self.num_workers, collate_fn=already_collated)
 
     def training_statistics(self, session: int) -> TrainingStatistics:
         """Mean and covariance over the training part of this recording, or, where it has none (split by session or
         subject), over the training recordings with the same channels."""
         if session not in self._statistics:
-            entry = self.store.sessions[session]
-            own = self.stretches["train"][session]
-            same = (
-                [session]
-                if len(own)
-                else [n for n, s in enumerate(self.channel_sets) if s == self.channel_sets[session]]
-            )
-            pieces = [
-                self.store.read(number, start, stop - start)
-                for number in same
-                for start, stop in self.stretches["train"][number].tolist()
-            ]
-            if not pieces:
+            entry, rows = self.store.sessions[session], self.stretches["train"]
+            if not (rows[:, 0] == session).any():
+                alike = np.array(self.channel_sets)[rows[:, 0]] == self.channel_sets[session]
+                rows = rows[alike]
+            else:
+                rows = rows[rows[:, 0] == session]
+            if not len(rows):
                 raise InvalidValue(
                     "data.split", self.split_kind, f"expected a training recording with the channels of {entry.name}"
                 )
+            pieces = [self.store.read(number, start, stop - start) for number, start, stop in rows.tolist()]
             step = max(1, sum(piece.shape[1] for piece in pieces) // _COVARIANCE_SAMPLES)
             samples = np.concatenate([piece[:, ::step] for piece in pieces], axis=1).astype(np.float64)
             places = [channel.position for channel in entry.channels]
@@ -412,8 +350,8 @@ class Recordings(LightningDataModule):
         """Facts for the report."""
         sessions = self.store.sessions
         seconds = {
-            part: round(sum(int((rows[:, 1] - rows[:, 0]).sum()) for rows in stretches) / self.plan.sfreq_hz, 2)
-            for part, stretches in self.stretches.items()
+            part: round(float((rows[:, 2] - rows[:, 1]).sum()) / self.plan.sfreq_hz, 2)
+            for part, rows in self.stretches.items()
         }
         return {
             "dataset": "recordings",
@@ -440,10 +378,7 @@ class Recordings(LightningDataModule):
             "split": self.split_kind,
             "guard_s": self.guard_s,
             "seconds": seconds,
-            "windows": {
-                "train (random, per epoch)": len(self._random),
-                **{part: len(places) for part, places in self._places.items()},
-            },
+            "windows": {part: len(windows) for part, windows in self._windows.items()},
         }
 
 

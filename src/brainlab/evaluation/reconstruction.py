@@ -47,7 +47,7 @@ class _Sums:
     by_channel: dict[str, np.ndarray] = field(default_factory=dict)
     hidden_by_channel: np.ndarray | float = 0.0
     power: dict[str, np.ndarray] = field(default_factory=dict)
-    example: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    example: tuple[np.ndarray, ...] = ()
 
 
 class Reconstruction:
@@ -126,7 +126,6 @@ class Reconstruction:
 
     def _figures(self, sums: _Sums, methods: list[str], data: Any, folder: Path) -> list[Figure]:
         unit, unit2 = data.unit_uv, data.unit_uv**2
-        assert sums.example is not None
         real, guess, mask = sums.example
         rows = np.unique(np.linspace(0, len(real) - 1, self.n_example_channels).round().astype(int))
         names = [sums.ch_names[row] for row in rows]
@@ -137,8 +136,10 @@ class Reconstruction:
         frequency = np.fft.rfftfreq(n_time, 1 / data.sfreq_hz)
         total = np.sum(sums.hidden_by_channel)
         power = {name: value / total * unit2 for name, value in sums.power.items()}
-        drawn = {name: power[name] for name in ("network", "linear", "neighbours") if name in power}
-        spectrum = spectra(folder / "spectra.png", frequency * 1.0, power["real"], drawn)
+        drawn: dict[str, np.ndarray] = {
+            name: power[name] for name in ("network", "linear", "neighbours") if name in power
+        }
+        spectrum = spectra(folder / "spectra.png", frequency, power["real"], drawn)
         errors = {name: sums.by_channel[name] / np.maximum(sums.hidden_by_channel, 1) * unit2 for name in methods}
         errors.pop("zero", None)
         channels = error_per_channel(folder / "error_per_channel.png", sums.ch_names, errors)
@@ -218,7 +219,7 @@ def _add(sums: _Sums, eeg: Tensor, mask: Tensor, guesses: Mapping[str, Tensor], 
         sums.hidden.append(windows)
     else:
         sums.hidden[-1] = sums.hidden[-1] + windows
-    if sums.example is None:
+    if not sums.example:
         sums.example = (eeg[0].numpy().copy(), guesses["network"][0].numpy().copy(), hidden[0].copy())
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from brainlab.datasets.recordings import RecordingFile, channel_kind
 from brainlab.errors import BrainlabError, InvalidFile, InvalidValue
-from brainlab.io.recording import Recording
+from brainlab.io.recording import Channel, Event, Recording
 from brainlab.io.store import StoreWriter
 
 __all__ = [
@@ -144,7 +144,7 @@ def band_filter(
 
 
 def resample(recording: Recording, sfreq_hz: float) -> Recording:
-    """FFT resampling; times of annotations, counted in seconds from the first sample, stay what they are."""
+    """FFT resampling; annotations keep their times, trigger events move to the nearest new sample."""
     if recording.sfreq_hz == sfreq_hz:
         return recording
     from mne.filter import resample as mne_resample
@@ -157,8 +157,6 @@ def resample(recording: Recording, sfreq_hz: float) -> Recording:
 
 def scale(recording: Recording, unit: float) -> Recording:
     """Divide by ``unit`` (SI); the channels then say what one unit is."""
-    from brainlab.io.recording import Channel
-
     channels = tuple(
         Channel(c.name, c.kind, c.position, c.orientation, f"{unit:g} {c.unit}") for c in recording.channels
     )
@@ -230,15 +228,7 @@ def _prepare_one(
         warnings.append(f"typical standard deviation {typical:.3g} µV is unlike EEG: check the file's unit")
     for warning in warnings:
         log.warning("%s: %s", file.path.name, warning)
-    events = [
-        {
-            "sample": round(note.onset_s * plan.sfreq_hz),
-            "onset_s": note.onset_s,
-            "duration_s": note.duration_s,
-            "description": note.description,
-        }
-        for note in ready.annotations
-    ]
+    events = _events(ready)
     facts = {
         "n_channels": ready.n_channels,
         "dropped": {c.name: channel_kind(c.name, c.kind) for c in raw.channels if c.name not in ready.ch_names},
@@ -264,9 +254,32 @@ def _expect_finite(samples: np.ndarray, recording: Recording) -> None:
 
 
 def _with_samples(recording: Recording, samples: np.ndarray, sfreq_hz: float) -> Recording:
+    ratio = sfreq_hz / recording.sfreq_hz
     return Recording.from_array(
-        samples, sfreq_hz, recording.channels, recording.annotations, recording.meas_date, recording.provenance
+        samples,
+        sfreq_hz,
+        recording.channels,
+        annotations=recording.annotations,
+        events=[Event(round(event.sample * ratio), event.code) for event in recording.events],
+        meas_date=recording.meas_date,
+        provenance=recording.provenance,
     )
+
+
+def _events(recording: Recording) -> list[dict[str, Any]]:
+    """Annotations and trigger codes in order of time; ``onset_s`` counts from the first sample."""
+    rate = recording.sfreq_hz
+    marked: list[dict[str, Any]] = [
+        {
+            "sample": round(note.onset_s * rate),
+            "onset_s": note.onset_s,
+            "duration_s": note.duration_s,
+            "description": note.description,
+        }
+        for note in recording.annotations
+    ]
+    marked += [{"sample": e.sample, "onset_s": e.sample / rate, "code": e.code} for e in recording.events]
+    return sorted(marked, key=lambda event: event["sample"])
 
 
 def _noted(recording: Recording, step: str, facts: dict[str, Any]) -> Recording:

@@ -1,0 +1,88 @@
+"""Which files belong to a folder of recordings, and what their channels are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from brainlab.datasets.recordings import channel_kind, companions, find_recordings
+from brainlab.errors import InvalidFile, InvalidValue
+
+
+def _touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def test_a_pattern_without_a_slash_matches_file_names_at_any_depth(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.set", "deep/er/b.set", "deep/c.fif")
+    assert [file.path.name for file in find_recordings(tmp_path, "*.set")] == ["a.set", "b.set"]
+    assert [file.path.name for file in find_recordings(tmp_path, "deep/*.fif")] == ["c.fif"]
+    assert [file.path.name for file in find_recordings(tmp_path, ["a.set", "**/*.fif"])] == ["a.set", "c.fif"]
+
+
+def test_side_files_and_later_parts_are_no_recordings_but_belong_to_one(tmp_path: Path) -> None:
+    _touch(tmp_path, "x.set", "x.fdt", "y.vhdr", "y.vmrk", "y.eeg", "z_raw.fif", "z_raw-1.fif", ".hidden.fif")
+    files = find_recordings(tmp_path)
+    assert [file.path.name for file in files] == ["x.set", "y.vhdr", "z_raw.fif"]
+    assert [[part.name for part in companions(file.path)] for file in files] == [
+        ["x.set", "x.fdt"],
+        ["y.vhdr", "y.eeg", "y.vmrk"],
+        ["z_raw.fif", "z_raw-1.fif"],
+    ]
+
+
+def test_the_bids_names_of_split_files_are_one_recording(tmp_path: Path) -> None:
+    _touch(tmp_path, "sub-1_split-01_meg.fif", "sub-1_split-02_meg.fif")
+    assert [file.path.name for file in find_recordings(tmp_path)] == ["sub-1_split-01_meg.fif"]
+
+
+def test_a_ctf_folder_is_one_recording_whatever_lies_inside(tmp_path: Path) -> None:
+    _touch(tmp_path, "run.ds/run.meg4", "run.ds/hz.ds/inner.fif")
+    assert [file.path.name for file in find_recordings(tmp_path)] == ["run.ds"]
+    assert {part.name for part in companions(tmp_path / "run.ds")} == {"run.meg4", "inner.fif"}
+
+
+def test_subject_and_session_come_from_a_bids_path_and_else_from_the_file_name(tmp_path: Path) -> None:
+    _touch(tmp_path, "sub-07/ses-b/eeg/sub-07_ses-b_task-rest_run-2_eeg.edf", "night1.edf")
+    plain, bids = find_recordings(tmp_path)
+    assert (plain.subject, plain.session, plain.name) == ("night1", "night1", "night1")
+    assert (bids.subject, bids.session) == ("sub-07", "ses-b_task-rest_run-2")
+    assert bids.dataset == tmp_path.name
+
+
+def test_files_of_one_name_in_two_folders_stay_two_recordings_of_two_subjects(tmp_path: Path) -> None:
+    _touch(tmp_path, "a/test.edf", "b/test.edf")
+    files = find_recordings(tmp_path)
+    assert [file.name for file in files] == ["a__test.edf", "b__test.edf"]
+    assert len({file.subject for file in files}) == 2
+
+
+def test_a_missing_root_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match=r"Invalid data\.root=.*nowhere"):
+        find_recordings(tmp_path / "nowhere")
+
+
+def test_a_pattern_that_matches_nothing_says_what_is_there(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.set", "b/c.edf", "notes.txt")
+    with pytest.raises(InvalidValue, match=r"Invalid data\.include=\*\.fif: .*a\.set, b/c\.edf\."):
+        find_recordings(tmp_path, "*.fif")
+    with pytest.raises(InvalidValue, match=r"no file there ends in"):
+        (tmp_path / "empty").mkdir()
+        find_recordings(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("EOG1", "eog"), ("HEOG", "eog"), ("VEOGL", "eog"), ("EOG left", "eog"), ("VEO", "eog"), ("ECG", "ecg")),
+        *(("EKG2", "ecg"), ("EMG1", "emg"), ("STI 014", "stim"), ("Status", "stim"), ("GSR", "misc"), ("Resp", "misc")),
+        *(("Fp1", "eeg"), ("FPz", "eeg"), ("T7", "eeg"), ("E12", "eeg"), ("EEG 001", "eeg"), ("TP10", "eeg")),
+    ],
+)
+def test_names_decide_where_a_file_types_everything_as_eeg(name: str, kind: str) -> None:
+    assert channel_kind(name, "eeg") == kind
+    assert channel_kind(name, "misc") == "misc"
