@@ -33,7 +33,7 @@ def entry(cfg: DictConfig) -> Any:
     """What Hydra calls once per job; tiny, so that it pickles."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     _started.append(folder)
-    logging.getLogger("brainlab").info("brainlab %s: %s in %s", __version__, cfg.experiment_name, folder)
+    logging.getLogger("brainlab").info("brainlab %s: %s", __version__, cfg.experiment_name)  # before the long imports
     from brainlab.run import run
 
     try:
@@ -71,6 +71,9 @@ def _run(arguments: list[str]) -> int:
     if line.action == "version":
         print(f"brainlab {__version__} (Hydra {hydra.__version__})")
         return 0
+    if line.action == "completion":
+        # The shell hands over the unfinished command, whose folders count as well.
+        line.config_dirs += parse(os.environ.get("COMP_LINE", "").split()[1:]).config_dirs
     found = search_path.find(line.config_dirs, os.environ, Path.cwd())
     search_path.use(found)
     if line.action != "completion":
@@ -81,7 +84,14 @@ def _run(arguments: list[str]) -> int:
         if not preflight(line):
             return 0
     sys.argv = [_program(), *line.argv()]
-    entry()
+    try:
+        entry()
+    except Exception as error:
+        if _started or line.action == "completion":
+            raise
+        from brainlab.config.preflight import explained
+
+        raise explained(line, error) from error
     return 0
 
 
@@ -93,12 +103,13 @@ def _program() -> str:
 def _failure(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    shown = str(error) if isinstance(error, BrainlabError) else f"{type(error).__name__}: {error}"
+    if getattr(error, "brainlab_reported", False):
+        return 1
+    _say(str(error) if isinstance(error, BrainlabError) else f"{type(error).__name__}: {error}")
     if not _started:
-        first = next((text for text in shown.splitlines() if text.strip()), shown)
-        _say(first)
         return 2
-    _say(shown)
+    if type(error).__name__ == "JobsFailed":
+        return 1
     file = _started[-1] / "stderr.txt"
     if not file.exists() and _started[-1].is_dir():
         file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -70,7 +70,7 @@ class Composer:
         waiting = [""]
         while waiting:
             parent = waiting.pop()
-            for name in self.loader.list_groups(parent):
+            for name in self.loader.repository.get_group_options(parent, ObjectType.GROUP):
                 group = f"{parent}/{name}" if parent else name
                 found.append(group)
                 waiting.append(group)
@@ -78,7 +78,7 @@ class Composer:
 
     def options(self, group: str) -> list[str]:
         """The names that ``group=`` takes."""
-        return sorted(set(self.loader.get_group_options(group, ObjectType.CONFIG)))
+        return sorted(set(self.loader.repository.get_group_options(group, ObjectType.CONFIG)))
 
 
 def publish(cfg: DictConfig) -> None:

@@ -19,7 +19,7 @@ from brainlab.config.targets import allowed_targets
 from brainlab.config.validate import all_targets, validate, validate_hydra
 from brainlab.errors import ConfigError
 
-__all__ = ["check_combination", "combinations", "preflight"]
+__all__ = ["check_combination", "combinations", "explained", "preflight"]
 
 
 def preflight(line: CommandLine) -> bool:
@@ -36,6 +36,8 @@ def preflight(line: CommandLine) -> bool:
     if find_previous(line, overrides) is not None:
         composer = Composer(PREVIOUS)
         overrides = check_overrides(line, composer)
+    if line.action in ("cfg", "info"):
+        return True  # Hydra builds nothing for these; what is wrong shows when it composes
     multirun = line.multirun
     cfg = composed(composer, overrides, multirun=multirun)
     if "MULTIRUN" in str(cfg.hydra.mode) and line.action == "run" and not multirun:
@@ -44,7 +46,7 @@ def preflight(line: CommandLine) -> bool:
     try:
         origins = composer.origins([o.input_line or "" for o in overrides], multirun=multirun)
         validate_hydra(cfg, origins)
-        if line.action in ("cfg", "info", "help"):
+        if line.action == "help":
             return True
         _launcher_needs_multirun(line, cfg, multirun)
         if not multirun:
@@ -60,6 +62,12 @@ def preflight(line: CommandLine) -> bool:
         return False
     finally:
         composing.forget()
+
+
+def explained(line: CommandLine, error: Exception) -> ConfigError:
+    """The sentence for an error that Hydra met after ``preflight`` let it pass."""
+    composer = Composer(_flag(line, "--config-name", "-cn"), config_path=_flag(line, "--config-path", "-cp"))
+    return explain(error, composer.parse(line.overrides), composer, multirun=line.multirun)
 
 
 def composed(composer: Composer, overrides: Sequence[Override], *, multirun: bool = False) -> DictConfig:

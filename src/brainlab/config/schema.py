@@ -131,6 +131,9 @@ def register() -> None:
     # Not ${hydra:runtime.cwd}: Hydra cannot resolve that yet when it names the folder of a sweep.
     OmegaConf.register_new_resolver("brainlab.cwd", os.getcwd, replace=True)
     OmegaConf.register_new_resolver("brainlab.user_cache", _user_cache, replace=True)
+    if not OmegaConf.has_resolver("stage"):
+        # Chains replace it; until a chain runs, a reference to a stage stands for itself.
+        OmegaConf.register_new_resolver("stage", lambda reference: f"<stage {reference}>")
 
 
 def _user_cache() -> str:

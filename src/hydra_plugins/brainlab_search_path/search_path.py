@@ -9,7 +9,12 @@ class BrainlabSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         from brainlab.config import schema
-        from brainlab.config.search_path import launchers_dir
+        from brainlab.config.search_path import current, launchers_dir
 
         schema.register()
+        ours = current()
+        for folder in reversed(ours.folders):
+            search_path.prepend("user", f"file://{folder}")
+        if ours.previous is not None:
+            search_path.prepend("previous-run", f"brainlab-run://{ours.previous}")
         search_path.append("brainlab-launchers", f"file://{launchers_dir()}")
