@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from brainlab.errors import InvalidValue
-from brainlab.prepare.betas import average_by_picture, check_finite_betas, normalise_betas
+from brainlab.prepare.betas import average_by_picture, normalise_betas
 
 
 def trials() -> tuple[np.ndarray, np.ndarray]:
@@ -36,13 +36,6 @@ def test_a_still_voxel_becomes_zero() -> None:
     betas, session = trials()
     betas[:, 2] = 7.3
     assert (normalise_betas(betas, session, mode="session")[:, 2] == 0).all()
-
-
-def test_nan_betas_name_file_and_trial() -> None:
-    betas, _ = trials()
-    betas[17, 3] = np.nan
-    with pytest.raises(InvalidValue, match=r"trial 17.*session01\.hdf5"):
-        check_finite_betas(betas, "betas_session01.hdf5")
 
 
 def test_training_mode_needs_training_trials() -> None:

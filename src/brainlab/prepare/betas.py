@@ -1,4 +1,4 @@
-"""fMRI betas: checks, voxel-wise normalisation, averages over repetitions."""
+"""fMRI betas: voxel-wise normalisation, averages over repetitions."""
 
 from __future__ import annotations
 
@@ -10,27 +10,11 @@ from jaxtyping import Bool, Float, Int
 
 from brainlab.errors import InvalidValue
 
-__all__ = ["BetaNormalisation", "average_by_picture", "check_finite_betas", "normalise_betas"]
+__all__ = ["BetaNormalisation", "average_by_picture", "normalise_betas"]
 
 log = logging.getLogger(__name__)
 
 BetaNormalisation = Literal["train", "session", "none"]
-
-
-def check_finite_betas(betas: Float[np.ndarray, "trial voxel"], where: str) -> None:
-    """Refuse NaN or infinite betas.
-
-    Raises:
-        InvalidValue: with the number of bad values and their first trial.
-    """
-    for start in range(0, len(betas), 1024):
-        bad = ~np.isfinite(betas[start : start + 1024])
-        if bad.any():
-            trial = start + int(np.flatnonzero(bad.any(axis=1))[0])
-            raise InvalidValue(
-                "betas", f"NaN or infinite values from trial {trial} on", "expected finite numbers inside nsdgeneral",
-                where=where,
-            )  # fmt: skip
 
 
 def normalise_betas(
@@ -65,7 +49,9 @@ def normalise_betas(
         return result
     if mode == "train":
         if train is None or int(np.sum(train)) < 2:
-            raise InvalidValue("beta_normalisation", mode, "expected at least 2 training trials to take mean and std from")
+            raise InvalidValue(
+                "beta_normalisation", mode, "expected at least 2 training trials to take mean and std from"
+            )
         return _z(betas, betas[train])
     raise InvalidValue("beta_normalisation", mode, "expected one of train, session, none")
 

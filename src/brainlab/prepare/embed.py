@@ -100,7 +100,9 @@ class OpenClipEncoder:
         rows = []
         with torch.inference_mode():
             for start in range(0, len(images), self.batch_size):
-                batch = torch.stack([transform(Image.fromarray(image)) for image in images[start : start + self.batch_size]])
+                batch = torch.stack(
+                    [transform(Image.fromarray(image)) for image in images[start : start + self.batch_size]]
+                )
                 rows.append(network.encode_image(batch.to(self.device)).float().cpu().numpy())
         return np.concatenate(rows).astype(np.float32)
 
@@ -148,7 +150,9 @@ def read_embedding(
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {n: stored[n] for n in (side, f"{side}_ids") if n in stored.files}
     except (OSError, ValueError, EOFError, AttributeError) as error:
-        raise InvalidFile("data.embedding_file", path, f"expected an .npz or a folder of .npy arrays ({error})") from error
+        raise InvalidFile(
+            "data.embedding_file", path, f"expected an .npz or a folder of .npy arrays ({error})"
+        ) from error
     if side not in arrays or arrays[side].ndim != 2:
         raise InvalidFile("data.embedding_file", path, f"expected an array {side!r} of shape (picture, dim)")
     table = arrays[side]

@@ -19,7 +19,15 @@ from jaxtyping import Float, Int
 
 from brainlab.errors import InvalidValue, ShapeMismatch
 
-__all__ = ["Matching", "MultiMatching", "candidate_list_match", "greedy_match", "intersect_matchings", "match", "optimal_match"]
+__all__ = [
+    "Matching",
+    "MultiMatching",
+    "candidate_list_match",
+    "greedy_match",
+    "intersect_matchings",
+    "match",
+    "optimal_match",
+]
 
 log = logging.getLogger(__name__)
 

@@ -269,7 +269,9 @@ def import_mindeye2_ridge(path: Path | str, *, cached: Path | None = None) -> Ri
         raise InvalidFile("ridge", path, f"missing the tensor {missing[0]}", hint="expected MindEye2's last.pth")
     weight, bias = (state[key].float().numpy() for key in _MINDEYE2_KEYS)
     if weight.ndim != 2 or bias.shape != weight.shape[:1]:
-        raise InvalidFile("ridge", path, f"expected weight (target, voxel) and bias (target,), found {weight.shape} and {bias.shape}")
+        raise InvalidFile(
+            "ridge", path, f"expected weight (target, voxel) and bias (target,), found {weight.shape} and {bias.shape}"
+        )
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise InvalidFile("ridge", path, "expected finite weights")
     ridge = Ridge(np.array(weight), np.array(bias), f"mindeye2:{path.parent.name}/{path.name}")
