@@ -76,6 +76,9 @@ def label_axes(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_ylabel(y)
 
 
-def add_legend(axes: Axes, place: str = "best") -> None:
-    """A legend without a frame."""
-    axes.legend(loc=place, frameon=False, fontsize=11)
+def add_legend(axes: Axes, below: bool = False) -> None:
+    """A legend without a frame, where there is room or below the axes."""
+    if below:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=11)
+    else:
+        axes.legend(loc="best", frameon=False, fontsize=11)

@@ -32,7 +32,7 @@ def rank_histogram(
         source: where the data came from.
         ceilings: best possible top-1 for the kinds that have one.
     """
-    figure, (left, right) = new_figure(1, 2, width=11.5, height=4.6)
+    figure, (left, right) = new_figure(1, 2, width=11.5, height=5.6)
     width = int(np.ceil(n_pictures / _MOST_BARS))
     edges = np.arange(0.5, n_pictures + width + 0.5, width)
     # The last bar may be narrower; its chance is smaller too.
@@ -58,15 +58,17 @@ def rank_histogram(
         lw=2,
         label="chance",
     )
-    right.plot(
-        [1, n_pictures], [1 / n_pictures, 1], color=GREY, ls=":", lw=2, label=f"chance (first: {1 / n_pictures:.3f})"
-    )
+    chance = np.arange(1, n_pictures + 1) / n_pictures
+    right.plot(chance * n_pictures, chance, color=GREY, ls=":", lw=2, label=f"chance (first: {chance[0]:.3f})")
     right.set_xscale("log")
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= n_pictures]
+    right.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    right.minorticks_off()
     right.set_ylim(0, 1.02)
     step = "one rank" if width == 1 else f"{width} ranks"
     label_axes(left, "Rank of the right picture", f"rank among {n_pictures} pictures", f"share of queries per {step}")
     label_axes(right, "Found among the first k", "k", "share of queries")
-    add_legend(left)
-    add_legend(right, "lower right")
+    add_legend(left, below=True)
+    add_legend(right, below=True)
     figure.suptitle(f"EEG → fMRI retrieval of held-out pictures, {source_text(source)}")
     return save_figure(figure, path)

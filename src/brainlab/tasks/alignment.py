@@ -264,7 +264,7 @@ class Alignment(pl.LightningModule):
             {f"train/{name}": value for name, value in losses.items()}, on_step=True, on_epoch=False, prog_bar=False
         )
         if self.log_scale is not None:
-            self.log("train/temperature", 1.0 / torch.as_tensor(self.scale), on_step=True, on_epoch=False)
+            self.log("train/temperature", 1.0 / torch.as_tensor(self.scale).detach(), on_step=True, on_epoch=False)
         return losses["loss"]
 
     def on_validation_epoch_start(self) -> None:
