@@ -34,7 +34,7 @@ def _resolve(reference: str) -> object:
     stages = _OUTPUTS.get()
     if stages is None:
         # Outside a running chain nothing is known yet: the reference stands for itself until the stage has run.
-        return f"<stage {reference}>"
+        return f"${{stage:{reference}}}"
     name, _, what = reference.partition(".")
     if name not in stages:
         raise ConfigError(

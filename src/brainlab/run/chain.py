@@ -1,0 +1,212 @@
+"""The job that runs named stages one after another, each an ordinary run that the next can build on.
+
+A finished stage is published in the content-hash cache under its own fingerprint: the same stage in another task of a
+sweep, or after a kill, is taken from there. A stage that was killed halfway is continued from its own checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from brainlab.errors import ConfigError
+from brainlab.run.context import Run
+from brainlab.run.directory import RunDirectory, read_json, write_json
+from brainlab.run.fingerprint import Fingerprint, of_config, plain_config
+from brainlab.run.stages import outputs
+
+__all__ = ["Chain", "Stage"]
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+_PUBLISHED = ("results.json", "resolved.yaml", "fingerprint.txt", "report.html", "env.json")
+_OFFERED = ("checkpoint", "folder", "fingerprint", "score")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its name, its overrides and the configuration composed from them."""
+
+    name: str
+    overrides: list[str]
+    cfg: DictConfig
+
+
+class Chain:
+    """Run stages in order.
+
+    Args:
+        stages: name → overrides of that stage, as a list of ``key=value`` words or as a mapping. A value may refer
+            to an earlier stage: ``${stage:NAME.checkpoint}``, ``.folder``, ``.fingerprint`` or ``.score``.
+    """
+
+    def __init__(self, stages: Mapping[str, Any] | None = None) -> None:
+        if not stages:
+            raise ConfigError(
+                "job.stages", stages, "expected at least one stage",
+                hint="job.stages.NAME=[experiment=eeg_pretrain]",
+            )  # fmt: skip
+        self.stages = {str(name): _words(str(name), entry) for name, entry in stages.items()}
+
+    def __call__(self, cfg: DictConfig, run: Run) -> float | None:
+        started = time.monotonic()
+        stages = self._composed(cfg)
+        log.info("chain of %d stages: %s", len(stages), " → ".join(self.stages))
+        done: dict[str, dict[str, Any]] = {}
+        for position, stage in enumerate(stages, 1):
+            log.info("── stage %d of %d: %s", position, len(stages), stage.name)
+            done[stage.name] = _run_stage(stage, cfg, run, done)
+        fingerprint = run.settle_fingerprint()
+        last = read_json(Path(done[stages[-1].name]["folder"]) / "results.json") or {}
+        _conclude(cfg, run, done, last, fingerprint, started)
+        score = (last.get("best") or {}).get("score")
+        return None if score is None else float(score)
+
+    def _composed(self, cfg: DictConfig) -> list[Stage]:
+        """Every stage's configuration, checked before the first one starts."""
+        from brainlab.config.compose import Composer
+        from brainlab.config.validate import validate
+
+        composer = Composer()
+        found: list[Stage] = []
+        for name, words in self.stages.items():
+            earlier = {stage.name: {what: f"<{stage.name}.{what}>" for what in _OFFERED} for stage in found}
+            try:
+                composed = composer.compose(words)
+                with open_dict(composed):
+                    composed.paths = OmegaConf.create(OmegaConf.to_container(cfg.paths, resolve=True))
+                    if not any(word.startswith("logger") for word in words):
+                        composed.logger = cfg.get("logger")
+                    composed.pop("hydra", None)
+                with outputs(earlier):
+                    validate(composed, composer.origins(words))
+                    plain_config(composed)
+            except ConfigError as error:
+                raise ConfigError(f"job.stages.{name}", " ".join(words), str(error).rstrip(".")) from error
+            except Exception as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise ConfigError(
+                    f"job.stages.{name}", " ".join(words), f"expected overrides that compose ({reason})"
+                ) from error
+            found.append(Stage(name, words, composed))
+        return found
+
+
+def _run_stage(stage: Stage, cfg: DictConfig, run: Run, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Run ``stage`` or take it from the cache; returns what later stages may refer to."""
+    from brainlab.io.cache import Cache
+    from brainlab.run import assemble
+    from brainlab.run.execute import execute
+
+    folder = run.path / "stages" / stage.name
+    with outputs(done):
+        data = assemble.build_data(stage.cfg)
+        assemble.prepare(data)
+    with outputs({name: {what: f"{what} of {made['fingerprint']}" for what in made} for name, made in done.items()}):
+        config = of_config(plain_config(stage.cfg))
+    fingerprint = Fingerprint(
+        config.config, config.growth, getattr(data, "source", None), getattr(data, "fingerprint", None)
+    )
+    del data
+    ran = False
+
+    def build(target: Path) -> None:
+        nonlocal ran
+        ran = True
+        folder.mkdir(parents=True, exist_ok=True)
+        with outputs(done):
+            execute(stage.cfg, folder=folder, overrides=stage.overrides)
+        _publish(RunDirectory(folder), target)
+
+    recipe = {"version": _VERSION, "fingerprint": fingerprint.value, "growth": dict(fingerprint.growth)}
+    made = Cache(str(cfg.paths.cache)).get("stage", recipe, {}, build)
+    if not ran:
+        log.info("stage %s was finished before: %s", stage.name, made)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "reused.json", {"from": str(made), "fingerprint": fingerprint.value})
+    stored = json.loads((made / "outputs.json").read_text(encoding="utf-8"))
+    return {
+        "checkpoint": str(made / stored["checkpoint"]) if stored["checkpoint"] else None,
+        "folder": str(made),
+        "fingerprint": fingerprint.value,
+        "score": stored["score"],
+        "reused": not ran,
+    }
+
+
+def _publish(source: RunDirectory, target: Path) -> None:
+    """Copy what later stages and readers need from a finished run."""
+    results = read_json(source.results) or {}
+    checkpoint = source.best if source.best.exists() else source.last
+    for name in _PUBLISHED:
+        if (source.path / name).exists():
+            shutil.copy2(source.path / name, target / name)
+    if checkpoint.exists():
+        shutil.copy2(checkpoint, target / "checkpoint.ckpt")
+    write_json(
+        target / "outputs.json",
+        {
+            "checkpoint": "checkpoint.ckpt" if checkpoint.exists() else None,
+            "score": (results.get("best") or {}).get("score"),
+            "run_dir": str(source.path),
+        },
+    )
+
+
+def _conclude(
+    cfg: DictConfig,
+    run: Run,
+    done: Mapping[str, Mapping[str, Any]],
+    last: Mapping[str, Any],
+    fingerprint: Fingerprint,
+    started: float,
+) -> None:
+    from brainlab.run.conclude import headline_line
+    from brainlab.run.report import write_report
+
+    sources = [(read_json(Path(made["folder"]) / "results.json") or {}).get("data_source") for made in done.values()]
+    rows = [[name, "reused" if made["reused"] else "ran", made["score"], made["folder"]] for name, made in done.items()]
+    results = {
+        "experiment": cfg.get("experiment_name"),
+        "run_dir": str(run.path),
+        "state": "COMPLETED",
+        "data_source": "synthetic" if "synthetic" in sources else "files",
+        "fingerprint": fingerprint.value,
+        "seed": cfg.get("seed"),
+        "monitor": last.get("monitor") or {"metric": cfg.monitor.metric, "mode": cfg.monitor.mode},
+        "best": {**(last.get("best") or {}), "checkpoint": done[list(done)[-1]]["checkpoint"]},
+        "headline": last.get("headline"),
+        "metrics": last.get("metrics") or {},
+        "notes": [f"Metrics are those of the last stage, {list(done)[-1]}.", *(last.get("notes") or [])],
+        "details": {},
+        "tables": [
+            {"name": "stages", "caption": "Stages", "header": ["stage", "", "best score", "result"], "rows": rows}
+        ],
+        "figures": [],
+        "stages": {name: dict(made) for name, made in done.items()},
+        "data": last.get("data") or {},
+        "wall_s": round(time.monotonic() - started, 1),
+        "attempts": run.attempt,
+    }
+    write_json(run.directory.results, results)
+    write_report(run, results, {})
+    log.info("%s\nreport: %s", headline_line(results), run.directory.report)
+
+
+def _words(name: str, entry: Any) -> list[str]:
+    if isinstance(entry, Mapping):
+        return [f"{key}={value}" for key, value in entry.items()]
+    if isinstance(entry, Sequence) and not isinstance(entry, str) and all(isinstance(word, str) for word in entry):
+        return [str(word) for word in entry]
+    raise ConfigError(
+        f"job.stages.{name}", entry, "expected a list of overrides", hint=f"job.stages.{name}=[experiment=NAME]"
+    )

@@ -1,0 +1,36 @@
+"""The job that only prepares data."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from omegaconf import DictConfig
+
+from brainlab.run.context import Run
+
+__all__ = ["Prepare"]
+
+log = logging.getLogger(__name__)
+
+
+class Prepare:
+    """Build whatever is missing in the cache and report what the data are."""
+
+    def __call__(self, cfg: DictConfig, run: Run) -> float | None:
+        started = time.monotonic()
+        log.info("loading the data libraries …")
+        from brainlab.run import assemble, conclude
+        from brainlab.run.directory import write_json
+        from brainlab.run.report import write_report
+
+        data = assemble.build_data(cfg)
+        assemble.prepare(data)
+        fingerprint = run.settle_fingerprint(data)
+        results = conclude.results_of(
+            cfg, run, None, data=data, best={}, started=started, fingerprint=fingerprint
+        )  # fmt: skip
+        write_json(run.directory.results, results)
+        write_report(run, results, {})
+        log.info("prepared %s\nreport: %s", fingerprint.data, run.directory.report)
+        return None
