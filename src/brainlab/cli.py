@@ -26,13 +26,14 @@ __all__ = ["entry", "main"]
 
 schema.register()
 _started: list[Path] = []  # the folders of the runs that this process began
+_typed: list[str] = []  # the command line as the user wrote it
 
 
 @hydra.main(version_base="1.3", config_path=str(search_path.conf_dir()), config_name="config")
 def entry(cfg: DictConfig) -> Any:
     """What Hydra calls once per job; tiny, so that it pickles."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    _started.append(folder)
+    _started.append(Path(HydraConfig.get().runtime.output_dir))
+    sys.argv[:] = _typed or sys.argv  # Hydra has read its own version; records and child processes want the user's
     logging.getLogger("brainlab").info("brainlab %s: %s", __version__, cfg.experiment_name)  # before the long imports
     from brainlab.run import run
 
@@ -51,6 +52,7 @@ def main() -> None:
     if not debug:
         warnings.filterwarnings("ignore", module="hydra")
     _started.clear()
+    _typed[:] = sys.argv
     try:
         code = _run(sys.argv[1:])
     except ConfigError as error:
@@ -87,7 +89,7 @@ def _run(arguments: list[str]) -> int:
     try:
         entry()
     except Exception as error:
-        if _started or line.action == "completion":
+        if _started or isinstance(error, BrainlabError) or line.action == "completion":
             raise
         from brainlab.config.preflight import explained
 
@@ -107,9 +109,9 @@ def _failure(error: Exception, debug: bool) -> int:
         return 1
     _say(str(error) if isinstance(error, BrainlabError) else f"{type(error).__name__}: {error}")
     if not _started:
-        return 2
+        return 1 if isinstance(error, BrainlabError) else 2
     if type(error).__name__ == "JobsFailed":
-        return 1
+        return 1  # every job wrote its own
     file = _started[-1] / "stderr.txt"
     if not file.exists() and _started[-1].is_dir():
         file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
@@ -120,4 +122,3 @@ def _failure(error: Exception, debug: bool) -> int:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-

@@ -14,8 +14,16 @@ _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun")
 _FOLDER = ("--config-dir", "-cd")
 _ACTIONS = {
-    "--cfg": "cfg", "-c": "cfg", "--info": "info", "-i": "info", "--help": "help", "-h": "help",
-    "--hydra-help": "help", "--shell-completion": "completion", "-sc": "completion", "--version": "version",
+    "--cfg": "cfg",
+    "-c": "cfg",
+    "--info": "info",
+    "-i": "info",
+    "--help": "help",
+    "-h": "help",
+    "--hydra-help": "help",
+    "--shell-completion": "completion",
+    "-sc": "completion",
+    "--version": "version",
 }
 
 
@@ -26,6 +34,7 @@ class CommandLine:
     flags: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=list)
     config_dirs: list[str] = field(default_factory=list)
+    typed: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # flags and overrides before rerun and resume act on them
     action: str = "run"
     multirun: bool = False
 
@@ -35,9 +44,10 @@ class CommandLine:
 
     def pasteable(self, *, multirun: bool) -> str:
         """The command as one would type it, with or without ``-m``."""
-        flags = [flag for flag in self.flags if flag not in ("-m", "--multirun", "-r", "--run")]
+        typed_flags, typed_overrides = self.typed
+        flags = [flag for flag in typed_flags if flag not in ("-m", "--multirun", "-r", "--run")]
         folders = [word for folder in self.config_dirs for word in ("--config-dir", folder)]
-        words = ["brainlab", *(["-m"] if multirun else []), *folders, *flags, *self.overrides]
+        words = ["brainlab", *(["-m"] if multirun else []), *folders, *flags, *typed_overrides]
         return shlex.join(words)
 
 
@@ -69,6 +79,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
             line.multirun = line.multirun or word in ("-m", "--multirun")
         else:
             line.overrides.append(word)
+    line.typed = (tuple(line.flags), tuple(line.overrides))
     return line
 
 

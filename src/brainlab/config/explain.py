@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
@@ -19,7 +19,7 @@ from brainlab.config.search_path import shown
 from brainlab.config.signatures import NotFound, find_definition
 from brainlab.errors import ConfigError
 
-__all__ = ["explain", "keys_of", "unknown_key"]
+__all__ = ["explain", "is_composition_error", "keys_of", "unknown_key"]
 
 _COMMAND_LINE = "command line"
 
@@ -37,8 +37,13 @@ def explain(error: Exception, overrides: list[Override], composer: Composer, *, 
     missing = re.search(r"You must specify '([^']+)'", text)
     if missing:
         group = missing[1]
-        return ConfigError(group, "???", f"expected one of {listing(composer.options(group))}", where=_COMMAND_LINE,
-                           hint=f"choose one: {group}=NAME")
+        return ConfigError(
+            group,
+            "???",
+            f"expected one of {listing(composer.options(group))}",
+            where=_COMMAND_LINE,
+            hint=f"choose one: {group}=NAME",
+        )
     if values:
         found = _bad_value(values, choices, composer, multirun)
         if found is not None:
@@ -108,8 +113,13 @@ def _bad_value(values: list[Override], choices: list[str], composer: Composer, m
             top = closest(key, [group for group in composer.groups if not group.startswith("hydra")])
             if "." not in key and top is not None:
                 known = [group for group in composer.groups if "/" not in group and group != "hydra"]
-                return ConfigError(key, written, "unknown key", where=_COMMAND_LINE,
-                                   hint=f"did you mean {top}? Groups: {listing(known)}")
+                return ConfigError(
+                    key,
+                    written,
+                    "unknown key",
+                    where=_COMMAND_LINE,
+                    hint=f"did you mean {top}? Groups: {listing(known)}",
+                )
             return unknown_key(key, written, cfg, origins)
         try:
             composer.compose([*choices, override.input_line or ""], multirun=multirun)
@@ -154,8 +164,13 @@ def _missing_file(error: MissingConfigException, composer: Composer) -> ConfigEr
     if not options:
         return ConfigError(group or "config", name, "no such group or file", where=where)
     meant = closest(name, options)
-    return ConfigError(group, name, f"expected one of {listing(sorted(options))}", where=where,
-                       hint=f"did you mean {meant}?" if meant else None)
+    return ConfigError(
+        group,
+        name,
+        f"expected one of {listing(sorted(options))}",
+        where=where,
+        hint=f"did you mean {meant}?" if meant else None,
+    )
 
 
 def _file_of(config_path: str, composer: Composer) -> str:
@@ -186,8 +201,12 @@ def _in_file(error: Exception, text: str, composer: Composer) -> ConfigError:
         body = "\n".join(line for line in text.splitlines() if "could not be converted" in line) or text
         return ConfigError(key, value[1] if value else "…", _type_text(Exception(body)), where=where)
     first = [line for line in text.splitlines() if line.strip()]
-    return ConfigError("configuration", parent[1] if parent else "", " ".join(first[:2]) or type(error).__name__,
-                       where=where if parent else None)
+    return ConfigError(
+        "configuration",
+        parent[1] if parent else "",
+        " ".join(first[:2]) or type(error).__name__,
+        where=where if parent else None,
+    )
 
 
 def _line_in(config_path: str, key: str, composer: Composer) -> str | None:
@@ -203,4 +222,6 @@ def _line_in(config_path: str, key: str, composer: Composer) -> str | None:
 
 def is_composition_error(error: BaseException) -> bool:
     """Whether ``error`` comes from reading or composing files."""
-    return isinstance(error, ConfigCompositionException | OmegaConfBaseException | yaml.YAMLError | ValueError)
+    return isinstance(
+        error, ConfigCompositionException | OverrideParseException | OmegaConfBaseException | yaml.YAMLError
+    )

@@ -33,16 +33,31 @@ def check_overrides(line: CommandLine, composer: Composer) -> list[Override]:
         if override.is_delete():
             continue
         if text.endswith("=") and override.value() == "":
-            raise ConfigError(text.rstrip("=").lstrip("+"), "", "expected a value after '='", where=_COMMAND_LINE,
-                              hint=f"write {key}='' or {key}=null if an empty value is meant")
+            raise ConfigError(
+                text.rstrip("=").lstrip("+"),
+                "",
+                "expected a value after '='",
+                where=_COMMAND_LINE,
+                hint=f"write {key}='' or {key}=null if an empty value is meant",
+            )
         if key in groups:
             _check_choice(override, composer)
         elif "/" in key:
-            raise ConfigError(key, _written(text), "unknown group", where=_COMMAND_LINE,
-                              hint=_hint(key, groups) or f"groups: {', '.join(_ours(groups))}")
+            raise ConfigError(
+                key,
+                _written(text),
+                "unknown group",
+                where=_COMMAND_LINE,
+                hint=_hint(key, groups) or f"groups: {', '.join(_ours(groups))}",
+            )
         if override.is_sweep_override() and not line.multirun and line.action == "run":
-            raise ConfigError(key, _written(text), "several values need -m", where=_COMMAND_LINE,
-                              hint=f"{line.pasteable(multirun=True)} (a list is written {key}=[a,b])")
+            raise ConfigError(
+                key,
+                _written(text),
+                "several values need -m",
+                where=_COMMAND_LINE,
+                hint=f"{line.pasteable(multirun=True)} (a list is written {key}=[a,b])",
+            )
     return parsed
 
 
@@ -66,13 +81,19 @@ def _parsed(text: str, composer: Composer) -> Override:
         if not equals and not text.startswith("~"):
             raise ConfigError(text, "", "expected key=value", where=_COMMAND_LINE, hint=f"write {text}=…") from None
         if value.rstrip().endswith(","):
-            raise ConfigError(key, value, f"empty value after the last comma in '{text}'", where=_COMMAND_LINE,
-                              hint=f"drop the comma: {text.rstrip().rstrip(',')}") from None
+            raise ConfigError(
+                key,
+                value,
+                f"empty value after the last comma in '{text}'",
+                where=_COMMAND_LINE,
+                hint=f"drop the comma: {text.rstrip().rstrip(',')}",
+            ) from None
         if value.lstrip().startswith(",") or ",," in value:
             raise ConfigError(key, value, f"empty value between commas in '{text}'", where=_COMMAND_LINE) from None
         reason = str(error).splitlines()[0]
-        raise ConfigError(key, value, f"cannot be read: {reason}", where=_COMMAND_LINE,
-                          hint=f"quote it: '{key}=\"{value}\"'") from None
+        raise ConfigError(
+            key, value, f"cannot be read: {reason}", where=_COMMAND_LINE, hint=f"quote it: '{key}=\"{value}\"'"
+        ) from None
     except ValueError as error:
         raise ConfigError(key, value, f"cannot be read: {error}", where=_COMMAND_LINE) from None
 
@@ -83,8 +104,13 @@ def _check_choice(override: Override, composer: Composer) -> None:
     if not options:
         return
     if override.is_add() and group in _chosen_by_default(composer):
-        raise ConfigError(f"+{group}", _written(text), f"{group} has a value already", where=_COMMAND_LINE,
-                          hint=f"drop the '+': {text.lstrip('+')}")
+        raise ConfigError(
+            f"+{group}",
+            _written(text),
+            f"{group} has a value already",
+            where=_COMMAND_LINE,
+            hint=f"drop the '+': {text.lstrip('+')}",
+        )
     for value in _values(override):
         if value is None:
             none = f"use {group}=none" if "none" in options else f"write ~{group} to leave it out"
@@ -99,11 +125,17 @@ def _check_option(group: str, name: str, options: Sequence[str]) -> None:
         return
     if (group, name) in _EXTRAS:
         extra = _EXTRAS[group, name]
-        raise ConfigError(group, name, "its package is not installed", where=_COMMAND_LINE,
-                          hint=f"pip install 'brainlab[{extra}]'")
+        raise ConfigError(
+            group, name, "its package is not installed", where=_COMMAND_LINE, hint=f"pip install 'brainlab[{extra}]'"
+        )
     meant = closest(name.removesuffix(".yml"), options)
-    raise ConfigError(group, name, f"expected one of {listing(options)}", where=_COMMAND_LINE,
-                      hint=f"did you mean {meant}?" if meant else None)
+    raise ConfigError(
+        group,
+        name,
+        f"expected one of {listing(options)}",
+        where=_COMMAND_LINE,
+        hint=f"did you mean {meant}?" if meant else None,
+    )
 
 
 def _chosen_by_default(composer: Composer) -> set[str]:
@@ -120,7 +152,7 @@ def _values(override: Override) -> Iterator[object]:
         yield override.value()
     elif override.is_discrete_sweep():
         for value in override.sweep_iterator():
-            yield Override._convert_value(value)  # type: ignore[arg-type]
+            yield Override._convert_value(value)
 
 
 def _written(text: str) -> str:

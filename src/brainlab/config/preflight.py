@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +13,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from brainlab.config import compose as composing
 from brainlab.config.command_line import CommandLine
 from brainlab.config.compose import Composer
-from brainlab.config.explain import explain
+from brainlab.config.explain import explain, is_composition_error
 from brainlab.config.overrides import check_overrides
 from brainlab.config.previous import PREVIOUS, find_previous
 from brainlab.config.targets import allowed_targets
 from brainlab.config.validate import all_targets, validate, validate_hydra
 from brainlab.errors import ConfigError
 
-__all__ = ["check_combination", "combinations", "explained", "preflight"]
+__all__ = ["check_cluster", "check_combination", "combinations", "explained", "preflight"]
 
 
 def preflight(line: CommandLine) -> bool:
@@ -66,6 +67,8 @@ def preflight(line: CommandLine) -> bool:
 
 def explained(line: CommandLine, error: Exception) -> ConfigError:
     """The sentence for an error that Hydra met after ``preflight`` let it pass."""
+    if not is_composition_error(error):
+        return ConfigError("command", line.pasteable(multirun=line.multirun), f"cannot start: {error}")
     composer = Composer(_flag(line, "--config-name", "-cn"), config_path=_flag(line, "--config-path", "-cp"))
     return explain(error, composer.parse(line.overrides), composer, multirun=line.multirun)
 
@@ -107,11 +110,32 @@ def check_combination(composer: Composer, master: DictConfig, words: Sequence[st
     origins = composer.origins(everything)
     validate_hydra(cfg, origins)
     if cfg.hydra.launcher != master.hydra.launcher:
-        raise ConfigError("hydra/launcher", cfg.hydra.launcher.get("_target_"),
-                          "cannot be chosen inside a swept experiment: Hydra would ignore it",
-                          where=origins.where("hydra.launcher"), hint="choose it on the command line")
+        raise ConfigError(
+            "hydra/launcher",
+            cfg.hydra.launcher.get("_target_"),
+            "cannot be chosen inside a swept experiment: Hydra would ignore it",
+            where=origins.where("hydra.launcher"),
+            hint="choose it on the command line",
+        )
     validate(cfg, origins)
     return cfg
+
+
+def check_cluster(cfg: DictConfig) -> None:
+    """Refuse to submit from a machine without SLURM, before the sweep's folder exists.
+
+    Raises:
+        ConfigError: the launcher needs ``sbatch`` and there is none.
+    """
+    target = str(OmegaConf.select(cfg, "hydra.launcher._target_"))
+    if target.endswith("SlurmLauncher") and shutil.which("sbatch") is None:
+        raise ConfigError(
+            "hydra/launcher",
+            cfg.hydra.runtime.choices.get("hydra/launcher", target),
+            "expected a machine with SLURM: there is no sbatch on the PATH",
+            where="command line",
+            hint="run it on the cluster's login node, or leave hydra/launcher out",
+        )
 
 
 def _name_output_dir(cfg: DictConfig) -> None:
@@ -125,10 +149,14 @@ def _launcher_needs_multirun(line: CommandLine, cfg: DictConfig, multirun: bool)
     target = str(OmegaConf.select(cfg, "hydra.launcher._target_"))
     if multirun or target == "hydra._internal.core_plugins.basic_launcher.BasicLauncher":
         return
-    chosen = OmegaConf.select(cfg, "hydra.runtime.choices.hydra/launcher")
-    chosen = cfg.hydra.runtime.choices.get("hydra/launcher", chosen)
-    raise ConfigError("hydra/launcher", chosen, "a launcher works only with -m", where="command line",
-                      hint=line.pasteable(multirun=True))
+    chosen = cfg.hydra.runtime.choices.get("hydra/launcher", target)
+    raise ConfigError(
+        "hydra/launcher",
+        chosen,
+        "a launcher works only with -m",
+        where="command line",
+        hint=line.pasteable(multirun=True),
+    )
 
 
 def _report(cfg: DictConfig, jobs: Sequence[DictConfig]) -> None:

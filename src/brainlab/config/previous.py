@@ -22,8 +22,14 @@ _HOW = ("validate", "dry", "wait")
 _PLACES = ("paths", "logger", "hydra/launcher", "hydra.launcher", "hydra.run", "hydra.sweep", *_HOW)
 _GROWTH = ("trainer.max_epochs", "trainer.max_steps")
 _NEUTRAL = (
-    "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy", "trainer.enable_checkpointing",
-    "trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.enable_checkpointing",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "data.num_workers",
 )
 
 
@@ -50,8 +56,13 @@ def find_previous(line: CommandLine, overrides: Sequence[Override]) -> Previous 
     elif resume not in (None, "auto", "never"):
         previous = Previous("resume", _run_folder("resume", str(resume)))
         if line.multirun:
-            raise ConfigError("resume", resume, "expected a single run: a folder cannot be resumed with -m",
-                              where="command line", hint="repeat the sweep with the same hydra.sweep.dir=… instead")
+            raise ConfigError(
+                "resume",
+                resume,
+                "expected a single run: a folder cannot be resumed with -m",
+                where="command line",
+                hint="repeat the sweep with the same hydra.sweep.dir=… instead",
+            )
     else:
         return None
     keep = [o for o in overrides if o.key_or_group not in ("rerun", "resume")]
@@ -72,8 +83,9 @@ def _run_folder(key: str, text: str) -> Path:
     words = "auto, never or a run directory" if key == "resume" else "a run directory"
     if not folder.is_dir():
         meant = closest(text, ["auto", "never"]) if key == "resume" and "/" not in text else None
-        raise ConfigError(key, text, f"expected {words}", where="command line",
-                          hint=f"did you mean {meant}?" if meant else None)
+        raise ConfigError(
+            key, text, f"expected {words}", where="command line", hint=f"did you mean {meant}?" if meant else None
+        )
     if not (folder / "resolved.yaml").is_file():
         raise ConfigError(key, text, f"expected {words}: it has no resolved.yaml", where="command line")
     return folder
@@ -81,24 +93,31 @@ def _run_folder(key: str, text: str) -> Path:
 
 def _repeats(override: Override, previous: Previous) -> bool:
     """Whether ``override`` only says again what the run was started with."""
-    written = previous.folder / ".hydra" / "overrides.yaml"
-    if written.is_file() and override.input_line in (OmegaConf.load(written) or []):
+    # .hydra/ is rewritten by every attempt; the first one holds what the run was started with.
+    first = previous.folder / "attempts" / "1.yaml"
+    started = OmegaConf.load(first) if first.is_file() else OmegaConf.create({})
+    if override.input_line in (OmegaConf.select(started, "overrides") or []):
         return True
-    hydra = previous.folder / ".hydra" / "hydra.yaml"
-    if hydra.is_file() and not override.is_sweep_override():
-        choices = OmegaConf.select(OmegaConf.load(hydra), "hydra.runtime.choices") or {}
-        return override.key_or_group in choices and choices[override.key_or_group] == override.value()
-    return False
+    missing = object()
+    stored = OmegaConf.select(OmegaConf.load(previous.folder / "resolved.yaml"), override.key_or_group, default=missing)
+    return stored is not missing and not OmegaConf.is_config(stored) and stored == override.value()
 
 
 def _may_accompany(override: Override, previous: Previous) -> None:
     allowed = _PLACES if previous.key == "rerun" else (*_PLACES, *_GROWTH, *_NEUTRAL)
     key = override.key_or_group
-    if override.is_sweep_override() or not any(key == each or key.startswith((f"{each}.", f"{each}/")) for each in allowed):
+    if override.is_sweep_override() or not any(
+        key == each or key.startswith((f"{each}.", f"{each}/")) for each in allowed
+    ):
         listed = "paths, logger and hydra/launcher"
         listed = listed if previous.key == "rerun" else f"{listed}, {' and '.join(_GROWTH)}"
-        raise ConfigError(key, override.get_value_element_as_str(), f"cannot accompany {previous.key}=…",
-                          where="command line", hint=f"only {listed} may; start a new run for anything else")
+        raise ConfigError(
+            key,
+            override.get_value_element_as_str(),
+            f"cannot accompany {previous.key}=…",
+            where="command line",
+            hint=f"only {listed} may; start a new run for anything else",
+        )
 
 
 def _store(previous: Previous, groups: dict[str, Override]) -> None:
@@ -108,6 +127,7 @@ def _store(previous: Previous, groups: dict[str, Override]) -> None:
     for group in groups:
         body.pop(group, None)
     defaults: list[Any] = [{group: str(override.value())} for group, override in groups.items()]
+    defaults = ["brainlab", *defaults]
     defaults += [{"hydra": "default"}, "_self_", {"override hydra/sweeper": "brainlab"}]
     how = {"validate": False, "dry": False, "wait": True, "resume": "auto", "rerun": None}
     how[previous.key] = str(previous.folder)

@@ -6,7 +6,7 @@ import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -50,14 +50,14 @@ class SecurityConf:
 class SweepConf:
     """How a sweep is judged and when it gives up."""
 
-    metric: Optional[str] = None
-    max_failures: Optional[int] = None
+    metric: str | None = None
+    max_failures: int | None = None
     snapshot: bool = False
 
 
 @dataclass
 class TrainerConf:
-    """Lightning's Trainer, key by key; ``null`` is Lightning's own choice. Logger and callbacks have their own groups."""
+    """Lightning's Trainer; ``null`` leaves a key to Lightning. Logger and callbacks have groups of their own."""
 
     _target_: str = "lightning.pytorch.Trainer"
     accelerator: str = "auto"
@@ -65,29 +65,29 @@ class TrainerConf:
     num_nodes: int = 1
     strategy: Any = "auto"
     precision: Any = None
-    max_epochs: Optional[int] = None
-    min_epochs: Optional[int] = None
+    max_epochs: int | None = None
+    min_epochs: int | None = None
     max_steps: int = -1
-    min_steps: Optional[int] = None
+    min_steps: int | None = None
     max_time: Any = None
     fast_dev_run: Any = False
-    limit_train_batches: Optional[Union[int, float]] = None
-    limit_val_batches: Optional[Union[int, float]] = None
-    limit_test_batches: Optional[Union[int, float]] = None
-    limit_predict_batches: Optional[Union[int, float]] = None
-    overfit_batches: Union[int, float] = 0.0
-    val_check_interval: Optional[Union[int, float]] = None
-    check_val_every_n_epoch: Optional[int] = 1
-    num_sanity_val_steps: Optional[int] = None
-    log_every_n_steps: Optional[int] = None
-    enable_checkpointing: Optional[bool] = None
-    enable_progress_bar: Optional[bool] = None
-    enable_model_summary: Optional[bool] = None
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    limit_test_batches: int | float | None = None
+    limit_predict_batches: int | float | None = None
+    overfit_batches: int | float = 0.0
+    val_check_interval: int | float | None = None
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int | None = None
+    log_every_n_steps: int | None = None
+    enable_checkpointing: bool | None = None
+    enable_progress_bar: bool | None = None
+    enable_model_summary: bool | None = None
     accumulate_grad_batches: int = 1
-    gradient_clip_val: Optional[Union[int, float]] = None
-    gradient_clip_algorithm: Optional[str] = None
+    gradient_clip_val: int | float | None = None
+    gradient_clip_algorithm: str | None = None
     deterministic: Any = None
-    benchmark: Optional[bool] = None
+    benchmark: bool | None = None
     inference_mode: bool = True
     use_distributed_sampler: bool = True
     profiler: Any = None
@@ -101,11 +101,11 @@ class TrainerConf:
 class BrainlabConf:
     """The top level of every configuration. ``Any`` nodes are checked against what their ``_target_`` accepts."""
 
-    experiment_name: Optional[str] = None
+    experiment_name: str | None = None
     seed: int = 0
     tags: list[str] = field(default_factory=list)
     monitor: MonitorConf = field(default_factory=MonitorConf)
-    paths: dict[str, Optional[str]] = field(default_factory=dict)
+    paths: dict[str, str | None] = field(default_factory=dict)
     data: Any = None
     model: Any = None
     evaluation: Any = None
@@ -120,7 +120,7 @@ class BrainlabConf:
     dry: bool = False
     wait: bool = True
     resume: str = "auto"
-    rerun: Optional[str] = None
+    rerun: str | None = None
 
 
 def register() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from brainlab.errors import ConfigError
@@ -23,18 +23,12 @@ class SearchPath:
     """The user's folders in order of precedence, which packaged files they replace, and what to warn about."""
 
     folders: tuple[Path, ...] = ()
-    previous: str | None = None
-    replaced: tuple[tuple[Path, Path], ...] = field(default=())
+    replaced: tuple[tuple[Path, Path], ...] = ()
     warnings: tuple[str, ...] = ()
-
-    @property
-    def primary(self) -> Path:
-        """The folder whose ``config.yaml`` is the root."""
-        return next((folder for folder in self.folders if (folder / "config.yaml").is_file()), conf_dir())
 
     def announcements(self) -> list[str]:
         """One line for each packaged file that a user's file replaces."""
-        return [f"brainlab: {shown(theirs)} replaces {shown(ours)}" for theirs, ours in self.replaced]
+        return [f"brainlab: {shown(theirs)} replaces the packaged {_named(ours)}" for theirs, ours in self.replaced]
 
 
 _current = SearchPath()
@@ -73,18 +67,28 @@ def find(config_dirs: Sequence[str], environment: Mapping[str, str], cwd: Path) 
         ConfigError: a named folder is missing, holds another project's ``config.yaml``, or a ``.yml`` file.
     """
     named = [("--config-dir", text) for text in config_dirs]
-    named += [("BRAINLAB_CONFIG_DIR", text) for text in environment.get("BRAINLAB_CONFIG_DIR", "").split(os.pathsep) if text]
+    named += [
+        ("BRAINLAB_CONFIG_DIR", text) for text in environment.get("BRAINLAB_CONFIG_DIR", "").split(os.pathsep) if text
+    ]
     folders: list[Path] = []
     warnings: list[str] = []
     for name, text in named:
         folder = (cwd / Path(text).expanduser()).resolve()
         if not folder.is_dir():
-            raise ConfigError(name, text, "expected an existing folder of configuration files",
-                              where="command line" if name.startswith("-") else "environment")
+            raise ConfigError(
+                name,
+                text,
+                "expected an existing folder of configuration files",
+                where="command line" if name.startswith("-") else "environment",
+            )
         if _foreign(folder):
-            raise ConfigError(name, text, f"expected a config.yaml whose first line is '{_MARK}'",
-                              where=shown(folder / "config.yaml"),
-                              hint="it replaces the root configuration: start from a copy of brainlab's, or rename it")
+            raise ConfigError(
+                name,
+                text,
+                f"expected a config.yaml whose first line is '{_MARK}'",
+                where=shown(folder / "config.yaml"),
+                hint="it replaces the root configuration: start from a copy of brainlab's, or rename it",
+            )
         folders.append(folder)
     own = cwd / "conf"
     if own.is_dir() and own.resolve() != conf_dir():
@@ -98,7 +102,12 @@ def find(config_dirs: Sequence[str], environment: Mapping[str, str], cwd: Path) 
     folders = [folder for folder in dict.fromkeys(folders) if folder != conf_dir()]
     for folder in folders:
         _refuse_yml(folder)
-    return SearchPath(tuple(folders), None, tuple(_replacements(folders)), tuple(warnings))
+    return SearchPath(tuple(folders), tuple(_replacements(folders)), tuple(warnings))
+
+
+def _named(ours: Path) -> str:
+    base, prefix = (conf_dir(), "conf") if ours.is_relative_to(conf_dir()) else (launchers_dir(), "launchers")
+    return f"{prefix}/{ours.relative_to(base).as_posix()}"
 
 
 def shown(path: Path | str) -> str:
@@ -119,9 +128,14 @@ def _foreign(folder: Path) -> bool:
 
 
 def _refuse_yml(folder: Path) -> None:
-    for file in folder.rglob("*.yml"):
-        raise ConfigError("file", shown(file), "expected a name that ends in .yaml",
-                          hint=f"rename it to {file.stem}.yaml; .yml files are not read")
+    groups = [each for each in folder.iterdir() if each.is_dir() and ((conf_dir() / each.name).is_dir())]
+    for file in [*folder.glob("config.yml"), *(found for group in groups for found in group.rglob("*.yml"))]:
+        raise ConfigError(
+            "file",
+            shown(file),
+            "expected a name that ends in .yaml",
+            hint=f"rename it to {file.stem}.yaml; .yml files are not read",
+        )
 
 
 def _replacements(folders: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
@@ -139,5 +153,9 @@ def _packaged(name: str) -> Path:
     for folder in (_PACKAGE / name, _PACKAGE.parent.parent / name):
         if folder.is_dir():
             return folder
-    raise ConfigError(name, _PACKAGE / name, "expected the folder that is installed with brainlab",
-                      hint="install brainlab again: pip install --force-reinstall brainlab")
+    raise ConfigError(
+        name,
+        _PACKAGE / name,
+        "expected the folder that is installed with brainlab",
+        hint="install brainlab again: pip install --force-reinstall brainlab",
+    )

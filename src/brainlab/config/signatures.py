@@ -164,8 +164,10 @@ def _class_signature(module: str, node: ast.ClassDef, depth: int) -> _Signature:
     own = _constructor(node)
     if own is not None:
         return _function_signature(own, bound=True)
-    if any((_dotted(each.func if isinstance(each, ast.Call) else each) or "").endswith("dataclass")
-           for each in node.decorator_list):
+    if any(
+        (_dotted(each.func if isinstance(each, ast.Call) else each) or "").endswith("dataclass")
+        for each in node.decorator_list
+    ):
         return _dataclass_signature(module, node, depth)
     for base in node.bases:
         signature = _base_signature(module, base, depth)
@@ -222,7 +224,9 @@ def _field_options(value: ast.expr | None) -> dict[str, bool]:
 def _constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
     for name in ("__init__", "__new__"):
         found = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == name]
-        found = [each for each in found if not any((_dotted(d) or "").endswith("overload") for d in each.decorator_list)]
+        found = [
+            each for each in found if not any((_dotted(d) or "").endswith("overload") for d in each.decorator_list)
+        ]
         if found:
             return found[-1]
     return None

@@ -19,7 +19,13 @@ HYDRA_TARGETS = ("hydra_plugins", "hydra._internal.core_plugins", "hydra.experim
 """Additionally allowed inside the ``hydra`` node, which Hydra and ``logging`` build themselves."""
 
 # What calls or builds other things by name would open the list again.
-_NEVER = ("hydra.utils", "hydra._internal.utils", "hydra._internal.instantiate", "brainlab.config.build", "brainlab.cli.main")
+_NEVER = (
+    "hydra.utils",
+    "hydra._internal.utils",
+    "hydra._internal.instantiate",
+    "brainlab.config.build",
+    "brainlab.cli.main",
+)
 
 
 class Refused(Exception):
@@ -102,9 +108,8 @@ def targets_in(node: Any, path: str, *, logging_keys: bool = False) -> Iterator[
     if isinstance(node, Mapping):
         for key, value in node.items():
             here = f"{path}.{key}" if path else str(key)
-            if key == "_target_" or (logging_keys and key in ("()", "class")):
-                yield here, value
-            elif logging_keys and isinstance(value, str) and value.startswith("ext://"):
+            named = isinstance(value, str) and value.startswith("ext://")
+            if key == "_target_" or (logging_keys and (named or key in ("()", "class"))):
                 yield here, value
             else:
                 yield from targets_in(value, here, logging_keys=logging_keys)
@@ -120,7 +125,7 @@ def _not_allowed(target: str, allowed: Sequence[str], listed: str) -> tuple[str,
     try:
         find_definition(top)
     except NotFound as error:
-        meant = f"did you mean {close[0]}{target[len(top):]}?" if close else f"allowed: {listed}"
+        meant = f"did you mean {close[0]}{target[len(top) :]}?" if close else f"allowed: {listed}"
         return f"'{target}' is not in security.allowed_targets and cannot be imported: {error}", meant
     return f"'{target}' is not in security.allowed_targets", f"allowed: {listed}"
 

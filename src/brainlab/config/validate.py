@@ -93,7 +93,7 @@ def _hydra_keys(node: DictConfig, path: str, cfg: DictConfig, origins: Origins) 
     kind = OmegaConf.get_type(node)
     fields = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
     for key in node:
-        here = f"{path}.{key}"
+        here = ".".join((path, str(key)))
         if fields is not None and key not in (*fields, "_target_", "env"):  # hydra/env has no field of its own
             raise unknown_key(here, _raw(node, key), cfg, origins, known=fields)
         child = node._get_node(key)
@@ -112,8 +112,9 @@ def _container(parent: Any, key: Any, path: str, origins: Origins) -> Any:
     try:
         value = parent[key]
     except OmegaConfBaseException as error:
-        raise ConfigError(path, _raw(parent, key), f"cannot be resolved: {_first_line(error)}",
-                          where=origins.where(path)) from None
+        raise ConfigError(
+            path, _raw(parent, key), f"cannot be resolved: {_first_line(error)}", where=origins.where(path)
+        ) from None
     if OmegaConf.is_dict(value):
         return {name: _container(value, name, f"{path}.{name}", origins) for name in value}
     if OmegaConf.is_list(value):
@@ -133,8 +134,13 @@ def _is_built(name: str, node: Any, may_be_null: bool, origins: Origins) -> None
     if not isinstance(node, Mapping) or "_target_" not in node:
         shown = "{…}" if isinstance(node, Mapping) else node
         group = name.partition(".")[0]
-        raise ConfigError(name, shown, "expected a node with _target_" + (" or null" if may_be_null else ""),
-                          where=origins.where(name), hint=f"choose one: {group}=NAME")
+        raise ConfigError(
+            name,
+            shown,
+            "expected a node with _target_" + (" or null" if may_be_null else ""),
+            where=origins.where(name),
+            hint=f"choose one: {group}=NAME",
+        )
 
 
 def _target_nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -170,21 +176,30 @@ def _fits(path: str, node: Mapping[str, Any], allowed: Sequence[str], cfg: DictC
                 shown = "{…}" if isinstance(node[key], Mapping) else node[key]
                 raise unknown_key(f"{path}.{key}", shown, cfg, origins, known=list(found.parameters))
         if len(positional) > len(found.parameters):
-            raise ConfigError(f"{path}._args_", positional, f"expected at most {len(found.parameters)} values",
-                              where=origins.where(f"{path}._args_"))
+            raise ConfigError(
+                f"{path}._args_",
+                positional,
+                f"expected at most {len(found.parameters)} values",
+                where=origins.where(f"{path}._args_"),
+            )
     if node.get("_partial_"):
         return
     absent = [name for name in found.required if name not in given and name not in found.parameters[: len(positional)]]
     if absent:
-        raise ConfigError(f"{path}.{absent[0]}", "", f"missing: {node['_target_']} needs it",
-                          where=origins.where(f"{path}._target_"),
-                          hint=f"set {path}.{absent[0]}, or _partial_: true if code completes it")
+        raise ConfigError(
+            f"{path}.{absent[0]}",
+            "",
+            f"missing: {node['_target_']} needs it",
+            where=origins.where(f"{path}._target_"),
+            hint=f"set {path}.{absent[0]}, or _partial_: true if code completes it",
+        )
 
 
 def _together(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
     if plain["monitor"]["mode"] not in ("min", "max"):
-        raise ConfigError("monitor.mode", plain["monitor"]["mode"], "expected min or max",
-                          where=origins.where("monitor.mode"))
+        raise ConfigError(
+            "monitor.mode", plain["monitor"]["mode"], "expected min or max", where=origins.where("monitor.mode")
+        )
     if plain.get("validate") not in (True, False, "full"):
         raise ConfigError("validate", plain.get("validate"), "expected true, false or full", where="command line")
     _folders(plain, origins)
@@ -197,13 +212,19 @@ def _folders(plain: Mapping[str, Any], origins: Origins) -> None:
         if not value:
             raise ConfigError(f"paths.{key}", value, "expected a folder", where=origins.where(f"paths.{key}"))
         if not _writable(Path(value).expanduser()):
-            raise ConfigError(f"paths.{key}", value, "expected a folder that can be written",
-                              where=origins.where(f"paths.{key}"))
+            raise ConfigError(
+                f"paths.{key}", value, "expected a folder that can be written", where=origins.where(f"paths.{key}")
+            )
     data = plain.get("data") or {}
     for key, value in data.items():
         if re.fullmatch(r"(.*_)?root", str(key)) and isinstance(value, str) and not Path(value).expanduser().exists():
-            raise ConfigError(f"data.{key}", value, "expected an existing folder", where=origins.where(f"data.{key}"),
-                              hint=f"data.{key}=null uses simulated data")
+            raise ConfigError(
+                f"data.{key}",
+                value,
+                "expected an existing folder",
+                where=origins.where(f"data.{key}"),
+                hint=f"data.{key}=null uses simulated data",
+            )
 
 
 def _writable(folder: Path) -> bool:
@@ -220,24 +241,43 @@ def _devices(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> Non
         return
     is_sweep = "MULTIRUN" in str(cfg.hydra.mode)
     target = str(launcher.get("_target_", ""))
-    if is_sweep and target.endswith("BasicLauncher") and str(trainer.get("strategy")).startswith("ddp") \
-            and "spawn" not in str(trainer.get("strategy")):
-        raise ConfigError("trainer.strategy", trainer["strategy"], "cannot be swept locally: each process would start "
-                          "the whole sweep again", where=origins.where("trainer.strategy"),
-                          hint="use trainer.strategy=ddp_spawn, or hydra/launcher=submitit_slurm")
+    if (
+        is_sweep
+        and target.endswith("BasicLauncher")
+        and str(trainer.get("strategy")).startswith("ddp")
+        and "spawn" not in str(trainer.get("strategy"))
+    ):
+        raise ConfigError(
+            "trainer.strategy",
+            trainer["strategy"],
+            "cannot be swept locally: each process would start the whole sweep again",
+            where=origins.where("trainer.strategy"),
+            hint="use trainer.strategy=ddp_spawn, or hydra/launcher=submitit_slurm",
+        )
     if "submitit" in target and isinstance(trainer.get("devices"), int) and trainer["devices"] > 0:
         tasks, gpus = launcher.get("tasks_per_node", 1), launcher.get("gpus_per_node") or 0
         if trainer["devices"] != tasks and trainer["devices"] > 1:
-            raise ConfigError("trainer.devices", trainer["devices"], f"expected hydra.launcher.tasks_per_node={tasks}",
-                              where=origins.where("trainer.devices"), hint="SLURM starts one process per device")
+            raise ConfigError(
+                "trainer.devices",
+                trainer["devices"],
+                f"expected hydra.launcher.tasks_per_node={tasks}",
+                where=origins.where("trainer.devices"),
+                hint="SLURM starts one process per device",
+            )
         if trainer.get("accelerator") in ("gpu", "cuda") and gpus < trainer["devices"]:
-            raise ConfigError("trainer.devices", trainer["devices"],
-                              f"expected at most hydra.launcher.gpus_per_node={gpus}",
-                              where=origins.where("trainer.devices"))
+            raise ConfigError(
+                "trainer.devices",
+                trainer["devices"],
+                f"expected at most hydra.launcher.gpus_per_node={gpus}",
+                where=origins.where("trainer.devices"),
+            )
         if trainer.get("num_nodes", 1) != launcher.get("nodes", 1):
-            raise ConfigError("trainer.num_nodes", trainer.get("num_nodes"),
-                              f"expected hydra.launcher.nodes={launcher.get('nodes', 1)}",
-                              where=origins.where("trainer.num_nodes"))
+            raise ConfigError(
+                "trainer.num_nodes",
+                trainer.get("num_nodes"),
+                f"expected hydra.launcher.nodes={launcher.get('nodes', 1)}",
+                where=origins.where("trainer.num_nodes"),
+            )
 
 
 def _first_line(error: BaseException) -> str:

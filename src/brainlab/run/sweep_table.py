@@ -80,7 +80,13 @@ class SweepTable:
 
     def show(self) -> None:
         """Print the table and the count of each outcome."""
-        columns = ["num", "state", *self.swept, *([self.metric] if any(self.metric in row for row in self.rows) else []), "run_dir"]
+        columns = [
+            "num",
+            "state",
+            *self.swept,
+            *([self.metric] if any(self.metric in row for row in self.rows) else []),
+            "run_dir",
+        ]
         cells = [columns, *[[_short(row.get(name, "")) for name in columns] for row in self.rows]]
         widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
         for row in cells:

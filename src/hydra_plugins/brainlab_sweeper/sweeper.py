@@ -36,16 +36,18 @@ class BrainlabSweeper(BasicSweeper):
             JobsFailed: at least one job did not complete.
         """
         from brainlab.config.compose import Composer
-        from brainlab.config.preflight import check_combination, combinations
+        from brainlab.config.preflight import check_cluster, check_combination, combinations
         from brainlab.config.run_folder import claim
 
-        assert self.config is not None and self.hydra_context is not None
+        assert self.config is not None
+        assert self.hydra_context is not None
         # Hydra publishes a job's configuration only while it runs; the sweep's own ${hydra:…} need it now.
         HydraConfig.instance().set_config(self.config)
         composer = Composer(self.config.hydra.job.config_name, loader=self.hydra_context.config_loader)
         jobs = combinations(composer, self.config, arguments)
         for words in jobs:
             check_combination(composer, self.config, words)
+        check_cluster(self.config)
         HydraConfig.instance().set_config(self.config)
         folder = claim(self.config, "hydra.sweep.dir")
         OmegaConf.save(self.config, folder / "multirun.yaml")
@@ -54,7 +56,8 @@ class BrainlabSweeper(BasicSweeper):
     def _run(self, jobs: list[list[str]], folder: Path) -> list[Sequence[JobReturn]]:
         from brainlab.run.sweep_table import SweepTable
 
-        assert self.config is not None and self.launcher is not None
+        assert self.config is not None
+        assert self.launcher is not None
         logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
         table = SweepTable(folder, jobs, metric=self.config.sweep.metric)
         limit = self.config.sweep.max_failures
@@ -70,8 +73,9 @@ class BrainlabSweeper(BasicSweeper):
                 if limit is not None and table.n_failed >= limit:
                     break
         finally:
-            table.write()
-            table.show()
+            if returns:
+                table.write()
+                table.show()
         table.raise_if_failed()
         return returns
 
