@@ -67,9 +67,9 @@ class Design:
         path: the file.
     """
 
-    master_ordering: Int[np.ndarray, "trial"]
+    master_ordering: Int[np.ndarray, " trial"]
     subject_im: Int[np.ndarray, "subject picture"]
-    shared_ix: Int[np.ndarray, "shared"]
+    shared_ix: Int[np.ndarray, " shared"]
     path: Path
 
 
@@ -153,7 +153,7 @@ def read_expdesign(root: Path | str) -> Design:
     return Design(ordering, pictures, shared, path)
 
 
-def trial_image_ids(design: Design, subject: str, n_trials: int) -> Int[np.ndarray, "trial"]:
+def trial_image_ids(design: Design, subject: str, n_trials: int) -> Int[np.ndarray, " trial"]:
     """0-based 73k id of the picture of each of the first ``n_trials`` trials of ``subject``.
 
     Raises:
@@ -248,7 +248,7 @@ def read_betas(
     return np.concatenate(blocks)
 
 
-def read_images(root: Path | str, ids: Sequence[int] | Int[np.ndarray, "image"]) -> UInt8[np.ndarray, "image h w 3"]:
+def read_images(root: Path | str, ids: Sequence[int] | Int[np.ndarray, " image"]) -> UInt8[np.ndarray, "image h w 3"]:
     """Pictures by 0-based 73k id, in the order asked for, repetitions allowed.
 
     Raises:
@@ -342,7 +342,7 @@ def _nifti(path: Path) -> tuple[np.ndarray, bool]:
     import nibabel
 
     try:
-        image = nibabel.load(path)  # type: ignore[attr-defined]
-        return np.asanyarray(image.dataobj), image.get_data_dtype().kind in "iu"  # type: ignore[attr-defined]
+        image: Any = nibabel.load(path)
+        return np.asanyarray(image.dataobj), image.get_data_dtype().kind in "iu"
     except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
         raise InvalidFile("file", path, f"expected a complete NIfTI volume ({error})") from None

@@ -43,10 +43,13 @@ __all__ = [
     "subjects_present",
 ]
 
-CHANNELS_63 = (
-    "Fp1 Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 F2 F4 F6 F8 FT9 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 FT10 T7 C5 C3 C1 Cz C2 "
-    "C4 C6 T8 TP9 TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 TP10 P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2"
-).split()
+CHANNELS_63 = tuple(
+    """
+    Fp1 Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 F2 F4 F6 F8 FT9 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 FT10 T7 C5 C3 C1
+    Cz C2 C4 C6 T8 TP9 TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 TP10 P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1
+    Oz O2
+    """.split()  # noqa: SIM905 – readable as a block
+)
 CHANNELS_17 = CHANNELS_63[CHANNELS_63.index("P7") :]
 
 Part = Literal["training", "test"]
@@ -107,13 +110,13 @@ class ImageIndex:
     paths: tuple[Path, ...]
     concepts: tuple[str, ...]
     split: tuple[str, ...]
-    conditions: Mapping[str, Int[np.ndarray, "condition"]]
+    conditions: Mapping[str, Int[np.ndarray, " condition"]]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
-    def image_index(self) -> Int[np.ndarray, "image"]:
+    def image_index(self) -> Int[np.ndarray, " image"]:
         """0 … n − 1."""
         return np.arange(len(self.paths))
 
@@ -141,8 +144,8 @@ class Epochs:
 
     data: Any
     ch_names: tuple[str, ...]
-    times_s: Float[np.ndarray, "time"]
-    image_index: Int[np.ndarray, "image"]
+    times_s: Float[np.ndarray, " time"]
+    image_index: Int[np.ndarray, " image"]
     sfreq_hz: float
     amplitude_unit: Literal["V", "uV", "noise_sd"]
     container: Container

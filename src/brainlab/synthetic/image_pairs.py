@@ -51,6 +51,7 @@ class ImagePairs:
         scalp_length: distance over which noise and topographies change, in head radii.
         sensor_share: share of noise variance that is independent between channels.
         n_components: damped waves that build the EEG time courses.
+        n_modes: smooth topographies that build the EEG patterns.
         n_fmri_subjects: people with fMRI.
         shared_partners: NSD pictures that all fMRI subjects see and that have a THINGS partner.
         own_partners: such pictures that only one subject sees, per subject (each subject its own).
@@ -75,12 +76,13 @@ class ImagePairs:
     picture_px: int = 224
     latent_dim: int = 16
     within_concept_sd: float = 0.8
-    eeg_information: float = 0.9
+    eeg_information: float = 1.25
     subject_deviation: float = 0.3
     noise_uv: float = 14.0
     scalp_length: float = 0.7
     sensor_share: float = 0.05
     n_components: int = 8
+    n_modes: int = 8
     n_fmri_subjects: int = 2
     shared_partners: int = 400
     own_partners: int = 1000
@@ -156,7 +158,7 @@ def write_image_pairs(
 def planted_ceiling(
     things_root: Path | str,
     subject: str,
-    image_indices: Int[np.ndarray, "image"],
+    image_indices: Int[np.ndarray, " image"],
     n_trials: int = 1,
     seed: int = 0,
 ) -> float:
@@ -273,6 +275,7 @@ def _write_things(
                 scalp_length=p.scalp_length,
                 sensor_share=p.sensor_share,
                 n_components=p.n_components,
+                n_modes=p.n_modes,
                 seed=seed,
             )
             for i, (part, rows, repetitions) in enumerate(

@@ -19,7 +19,7 @@ _GRAIN_CYCLES = 16
 
 
 def concept_latents(
-    concept: Int[np.ndarray, "image"],
+    concept: Int[np.ndarray, " image"],
     dim: int,
     within_concept_sd: float,
     rng: np.random.Generator,

@@ -32,7 +32,7 @@ class Schedule:
     """
 
     picture_ids: Int[np.ndarray, "subject picture"]
-    order: Int[np.ndarray, "trial"]
+    order: Int[np.ndarray, " trial"]
     n_shared: int
     trials_per_session: int
 
@@ -62,8 +62,8 @@ class VoxelModel:
     """
 
     weights: Float[np.ndarray, "voxel dim"]
-    baseline: Float[np.ndarray, "voxel"]
-    noise_sd: Float[np.ndarray, "voxel"]
+    baseline: Float[np.ndarray, " voxel"]
+    noise_sd: Float[np.ndarray, " voxel"]
 
     @classmethod
     def draw(cls, n_voxels: int, dim: int, snr: float, rng: np.random.Generator) -> VoxelModel:
@@ -90,7 +90,7 @@ class VoxelModel:
 
 
 def draw_mask(shape: tuple[int, int, int], share: float) -> Int[np.ndarray, "x y z"]:
-    """An nsdgeneral volume: 1 in a blob at the back, 0 in the rest of the head, −1 outside the slab that was scanned."""
+    """An nsdgeneral volume: 1 in a blob at the back, 0 in the rest of the head, −1 outside the scan."""
     axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
     distance = np.sqrt(axes[0] ** 2 + (axes[1] + 0.5) ** 2 + axes[2] ** 2)
     mask = np.zeros(shape, np.int16)
@@ -173,7 +173,7 @@ def write_subject(
     for folder in (roi, prepared / "behav", betas):
         folder.mkdir(parents=True, exist_ok=True)
     affine = np.diag([1.8, 1.8, 1.8, 1.0])
-    nibabel.Nifti1Image(mask, affine).to_filename(roi / "nsdgeneral.nii.gz")  # type: ignore[no-untyped-call]
+    nibabel.Nifti1Image(mask, affine).to_filename(roi / "nsdgeneral.nii.gz")
 
     ids = schedule.picture_ids[number][schedule.order]
     _write_responses(prepared / "behav" / "responses.tsv", number, schedule, ids, rng)
@@ -182,7 +182,7 @@ def write_subject(
         trial_ids = ids[first : first + schedule.trials_per_session]
         volume = rng.standard_normal((len(trial_ids), *mask.shape), dtype=np.float32)
         volume[:, mask < 0] = 0.0
-        volume[(slice(None), *inside)] = model.simulate(latents[trial_ids], rng)
+        volume[:, inside[0], inside[1], inside[2]] = model.simulate(latents[trial_ids], rng)
         stored = np.clip(np.rint(volume * BETA_SCALE), -32768, 32767).astype(np.int16)
         name = f"betas_session{first // schedule.trials_per_session + 1:02d}"
         if "hdf5" in containers:
@@ -190,7 +190,7 @@ def write_subject(
                 # MATLAB writes (x, y, z, trial) column by column: the same bytes read here as (trial, z, y, x).
                 file.create_dataset("betas", data=stored.transpose(0, 3, 2, 1), chunks=(len(trial_ids), 1, 1, 1))
         if "nii.gz" in containers:
-            image = nibabel.Nifti1Image(stored.transpose(1, 2, 3, 0), affine)  # type: ignore[no-untyped-call]
+            image = nibabel.Nifti1Image(stored.transpose(1, 2, 3, 0), affine)
             image.to_filename(betas / f"{name}.nii.gz")
 
 
