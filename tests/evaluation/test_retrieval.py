@@ -59,6 +59,9 @@ class PlantedData:
     def setup(self, stage: str) -> None:
         assert stage == "test"
 
+    def describe(self) -> dict:
+        return {"eeg_subjects": ["sub-01", "sub-02"]}
+
     def test_dataloader(self):
         for start in range(0, len(self.picture), 33):
             yield {name: values[start : start + 33] for name, values in self.rows.items()}
@@ -106,6 +109,8 @@ def test_scores_of_a_good_decoder_are_read_against_chance_control_and_ceiling(go
     assert control["n_permutations"] == 100
     assert control["central_95"][0] <= 1 / PICTURES <= control["central_95"][1]
     assert found.details["ceilings"]["rep_to_rep"] == 0.8
+    subjects = next(table for table in found.tables if table.name == "subjects")
+    assert [row[:2] for row in subjects.rows] == [("sub-01", 120), ("sub-02", 120)]
     # Averaging trials removes noise.
     assert found.metric("top1_averaged").value > top1.value
     assert found.metric("top1_averaged").ceiling == 0.99

@@ -159,6 +159,20 @@ def test_unique_gallery_holds_each_picture_once_with_unit_length():
     torch.testing.assert_close(gallery.norm(dim=1), torch.ones(3))
 
 
+@pytest.mark.parametrize("k", [1, 5, 10])
+def test_hits_on_a_unique_gallery_equal_torchmetrics(k):
+    from torchmetrics.retrieval import RetrievalHitRate
+
+    query, gallery = rows(40, dim=8), rows(30, dim=8, seed=1)
+    own = torch.arange(40) % 30
+    scores = query @ gallery.T
+    peer = RetrievalHitRate(top_k=k)
+    index = torch.arange(40)[:, None].expand(40, 30)
+    peer.update(scores.flatten(), (own[:, None] == torch.arange(30)).flatten(), index.flatten())
+    ours = retrieve(query, gallery, own, torch.arange(30)).hits(k).mean()
+    torch.testing.assert_close(ours, peer.compute())
+
+
 def test_compat_metrics_equal_the_loop():
     z, target = rows(14), rows(14, seed=3)
     scores = z @ target.T

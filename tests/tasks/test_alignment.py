@@ -255,7 +255,7 @@ def test_settings_that_cannot_be_are_named(keywords, name):
 
 
 def test_sizes_that_do_not_fit_are_named():
-    with pytest.raises(ShapeMismatch, match="head.embed_dim=512"):
+    with pytest.raises(ShapeMismatch, match=r"head\.embed_dim=512"):
         task_of(head=functools.partial(FlattenHead, embed_dim=512))
     task, batch = task_of(), batch_of()
     with pytest.raises(ShapeMismatch, match="target_dim=16"):

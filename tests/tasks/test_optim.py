@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -108,7 +109,7 @@ def test_cosine_warms_up_peaks_and_ends_at_the_same_floor_for_every_group():
             expected = 1e-5 + (peak - 1e-5) * 0.5 * (1 + math.cos(math.pi * (step - 10) / 90))
             assert rates[step][column] == pytest.approx(expected)
     assert rates[100] == pytest.approx([1e-5, 1e-5])
-    assert all(a[0] <= b[0] for a, b in zip(rates[:10], rates[1:11], strict=True))
+    assert all(a[0] <= b[0] for a, b in itertools.pairwise(rates[:11]))
 
 
 def test_unbounded_training_length_is_refused():

@@ -7,7 +7,7 @@ pictures, because trials of one picture are not independent.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ class Retrieval:
             headline="top1",
             metrics=metrics,
             figures=figures,
-            tables=self._tables(split, single, ceilings, compat),
+            tables=self._tables(data.describe().get("eeg_subjects", []), split, single, ceilings, compat),
             notes=[*self._notes(metrics[0], controls["top1"], n), *figure_notes],
             details={
                 "gallery": {
@@ -227,6 +227,7 @@ class Retrieval:
 
     def _tables(
         self,
+        names: Sequence[str],
         split: EmbeddedSplit,
         single: _Direction,
         ceilings: Mapping[str, float],
@@ -237,7 +238,8 @@ class Retrieval:
         for subject in torch.unique(split.subject).tolist():
             mine = (split.subject == subject).numpy()
             low, high = bootstrap_mean(hits[mine], single.picture[mine], self.n_bootstrap, self.seed)
-            rows.append((subject, int(mine.sum()), round(float(hits[mine].mean()), 4), round(low, 4), round(high, 4)))
+            name = names[subject] if subject < len(names) else str(subject)
+            rows.append((name, int(mine.sum()), round(float(hits[mine].mean()), 4), round(low, 4), round(high, 4)))
         tables = [
             Table(
                 "subjects",

@@ -133,7 +133,8 @@ class Alignment(pl.LightningModule):
         if subject_weights is not None and (min(subject_weights, default=0) < 0 or sum(subject_weights) <= 0):
             raise InvalidValue("model.subject_weights", subject_weights, "expected weights ≥ 0 that are not all 0")
 
-        self.save_hyperparameters(ignore=["encoder", "head"])
+        # For the checkpoint; the tracker gets the whole configuration from the run.
+        self.save_hyperparameters(ignore=["encoder", "head"], logger=False)
         if hasattr(encoder, "proj_out"):
             encoder.proj_out = nn.Identity()
         self.encoder = encoder
