@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from brainlab.config import locate
 from brainlab.config.search_path import conf_dir
@@ -57,6 +58,20 @@ class Composer:
 
         keys = [override.key_or_group for override in self.parse(list(overrides))]
         return locate.Origins(find, [key for key in keys if key not in self.groups])
+
+    def tree(self, choices: list[str], *, multirun: bool = False) -> tuple[DictConfig, locate.Origins]:
+        """What group choices alone come to, with the files behind it, from one reading of them.
+
+        It is what messages about values are made of: which keys there are, and where.
+        """
+        mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+        parsed, repository = self.loader._parse_overrides_and_create_caching_repo(self.config_name, list(choices))
+        defaults = create_defaults_list(repository, self.config_name, parsed, True, multirun).defaults
+        cfg = self.loader._compose_config_from_defaults_list(defaults, repository)
+        OmegaConf.set_struct(cfg, True)
+        with open_dict(cfg):
+            cfg.hydra.mode = mode
+        return cfg, locate.Origins(lambda: locate.files_of(defaults, self.folders))
 
     @property
     def folders(self) -> list[Path]:

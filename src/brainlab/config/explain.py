@@ -100,16 +100,20 @@ def _children(cfg: Any, parent: str) -> list[str]:
 def _bad_value(values: list[Override], choices: list[str], composer: Composer, multirun: bool) -> ConfigError | None:
     """Find the override that the tree without any of them has no place for, or does not take."""
     try:
-        cfg = composer.compose(choices, multirun=multirun)
-        origins = composer.origins(choices, multirun=multirun)
+        cfg, origins = composer.tree(choices, multirun=multirun)
     except Exception:
         return None  # a file is at fault, not an override
+    keys = keys_of(cfg)
     for override in values:
         key, written = override.key_or_group, (override.input_line or "").partition("=")[2]
         if override.is_delete() or override.is_add() or override.is_force_add():
-            if override.is_delete() and key not in keys_of(cfg):
+            if override.is_delete() and key not in keys:
                 return unknown_key(key, "~", cfg, origins)
-        elif key not in keys_of(cfg) and not _selectable(cfg, key):
+            if override.is_add() and key in keys and not isinstance(override.value(), dict | list):
+                return ConfigError(
+                    key, written, "has a value already", where=_COMMAND_LINE, hint=f"drop the '+': {key}={written}"
+                )
+        elif key not in keys and not _selectable(cfg, key):
             top = closest(key, [group for group in composer.groups if not group.startswith("hydra")])
             if "." not in key and top is not None:
                 known = [group for group in composer.groups if "/" not in group and group != "hydra"]
@@ -121,11 +125,11 @@ def _bad_value(values: list[Override], choices: list[str], composer: Composer, m
                     hint=f"did you mean {top}? Groups: {listing(known)}",
                 )
             return unknown_key(key, written, cfg, origins)
-        try:
-            composer.compose([*choices, override.input_line or ""], multirun=multirun)
-        except Exception as error:
-            reason = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-            return ConfigError(key, written, _type_text(reason), where=_COMMAND_LINE)
+        elif not override.is_sweep_override():
+            try:
+                OmegaConf.update(cfg, key, override.value(), merge=True)
+            except OmegaConfBaseException as error:
+                return ConfigError(key, written, _type_text(error), where=_COMMAND_LINE)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import string
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +34,9 @@ def preflight(line: CommandLine) -> bool:
         ConfigError: nothing may start.
     """
     composer = Composer(_flag(line, "--config-name", "-cn"), config_path=_flag(line, "--config-path", "-cp"))
+    if line.action == "help" and "--hydra-help" not in line.flags:
+        print(help_text(composer))
+        return False
     overrides = check_overrides(line, composer)
     if find_previous(line, overrides) is not None:
         composer = Composer(PREVIOUS)
@@ -63,6 +67,14 @@ def preflight(line: CommandLine) -> bool:
         return False
     finally:
         composing.forget()
+
+
+def help_text(composer: Composer) -> str:
+    """Hydra's help template, filled in from what is on the search path; it works however broken an experiment is."""
+    cfg, _ = composer.tree(["experiment=none"], multirun=True)
+    options = {group: composer.options(group) for group in composer.groups if not group.startswith("hydra")}
+    listed = "\n".join(f"  {group}: {', '.join(names)}" for group, names in options.items() if names)
+    return string.Template(cfg.hydra.help.template).safe_substitute(APP_CONFIG_GROUPS=listed)
 
 
 def explained(line: CommandLine, error: Exception) -> ConfigError:
