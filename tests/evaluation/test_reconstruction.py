@@ -92,7 +92,8 @@ def test_figures_and_table_are_written(data: Recordings, tmp_path: Path) -> None
     for figure in found.figures:
         assert figure.path.parent == tmp_path / "figures"
         assert figure.path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert [row[0] for row in found.tables[0].rows] == list(found.details["mean_squared_error"])
+    errors = [f"{value:.5f}" for value in found.details["mean_squared_error"].values()]
+    assert [row[1] for row in found.tables[0].rows] == errors
 
 
 def test_the_task_is_left_in_the_mode_it_was_in(data: Recordings, tmp_path: Path) -> None:

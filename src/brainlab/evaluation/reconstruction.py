@@ -33,6 +33,14 @@ _METHODS = {
     "neighbours": "inverse-distance mean of the 4 nearest visible electrodes at the same time",
     "covariance": "best linear guess from all visible electrodes at the same time (covariance of the training part)",
 }
+_SHORT = {
+    "network": "network",
+    "zero": "silence",
+    "channel_mean": "channel mean",
+    "linear": "linear interpolation in time",
+    "neighbours": "neighbouring electrodes",
+    "covariance": "covariance of the electrodes",
+}
 _MUST_BEAT = ("channel_mean", "linear")
 _STRONGER = ("neighbours", "covariance")
 
@@ -137,11 +145,14 @@ class Reconstruction:
         total = np.sum(sums.hidden_by_channel)
         power = {name: value / total * unit2 for name, value in sums.power.items()}
         drawn: dict[str, np.ndarray] = {
-            name: power[name] for name in ("network", "linear", "neighbours") if name in power
+            _SHORT[name]: power[name] for name in ("network", "linear", "neighbours") if name in power
         }
         spectrum = spectra(folder / "spectra.png", frequency, power["real"], drawn)
-        errors = {name: sums.by_channel[name] / np.maximum(sums.hidden_by_channel, 1) * unit2 for name in methods}
-        errors.pop("zero", None)
+        errors = {
+            _SHORT[name]: sums.by_channel[name] / np.maximum(sums.hidden_by_channel, 1) * unit2
+            for name in methods
+            if name != "zero"
+        }
         channels = error_per_channel(folder / "error_per_channel.png", sums.ch_names, errors)
         return [
             Figure(
@@ -277,7 +288,7 @@ def _judge(
         side = "below" if value > 0 else "above"
         sure = "" if low > 0 or high < 0 else ", a difference within its interval"
         notes.append(
-            f"Held-out masked error {mean['network']:.5f} is {abs(value):.1%} {side} {name.replace('_', ' ')}"
+            f"Held-out masked error {mean['network']:.5f} is {abs(value):.1%} {side} {_SHORT[name]}"
             f" ({mean[name]:.5f}; 95 % interval of the gain {low:.1%} to {high:.1%}{sure})."
         )
     return metrics, notes
@@ -287,6 +298,8 @@ def _table(mean: Mapping[str, float], draws: Mapping[str, np.ndarray], unit_uv: 
     rows = []
     for name, value in mean.items():
         low, high = np.quantile(draws[name], [0.025, 0.975])
-        rows.append((name, f"{value:.5f}", f"{low:.5f} – {high:.5f}", f"{value * unit_uv**2:.1f}", _METHODS[name]))
+        rows.append(
+            (_SHORT[name], f"{value:.5f}", f"{low:.5f} – {high:.5f}", f"{value * unit_uv**2:.1f}", _METHODS[name])
+        )
     header = ("method", f"MSE ({unit_uv:g} µV)²", "95 % interval", "MSE µV²", "how hidden patches are filled in")
     return Table("methods", "Error on the same hidden patches of the test part.", header, tuple(rows))

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 CODE_VERSION = 1
-"""Raised whenever the same settings would give other samples."""
+"""Raised whenever the same settings would give other samples, or a store of another layout."""
 
 MANIFEST = "recordings.json"
 
@@ -75,7 +76,8 @@ class Preparation:
 
     def recipe(self) -> dict[str, Any]:
         """Everything that the prepared samples depend on, for the cache key."""
-        return {**asdict(self), "kinds": list(self.kinds), "code_version": CODE_VERSION}
+        # Filters and readers are MNE's, so a new MNE may give other samples.
+        return {**asdict(self), "kinds": list(self.kinds), "code_version": CODE_VERSION, "mne": version("mne")}
 
 
 def name_channels(recording: Recording) -> Recording:
