@@ -1,4 +1,4 @@
-"""Reading LMDB sets whose values are pickles, as earlier alignment and pretraining code wrote them, and converting them.
+"""Old LMDB sets whose values are pickles, as earlier alignment and pretraining code wrote them: reader and converter.
 
 Three schemas are understood: EEG–fMRI pairs (``meta_info`` and keys ``<split>_<pair>_<combination>``), EEG–CLIP pairs
 of the same form, and pretraining sets with a key list under ``__keys__``. Values pass the restricted unpickler, so a

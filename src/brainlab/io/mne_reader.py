@@ -100,8 +100,8 @@ def _open(path: Path) -> tuple[Any, list[str]]:
 
 
 def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    first = re.split(r"\n|\.\s+(?=[A-Z])", str(error).strip(), maxsplit=1)[0]
+    return first.rstrip(".") or type(error).__name__
 
 
 def _channel(raw: Any, number: int, kinds: Mapping[str, str]) -> Channel:

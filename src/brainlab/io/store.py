@@ -35,6 +35,7 @@ from jaxtyping import Float32, Int
 
 from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
 from brainlab.io.atomic import write_atomically
+from brainlab.io.buffers import BufferPool
 from brainlab.io.recording import Channel, Recording
 
 Reader = Callable[[int, int], np.ndarray]
@@ -224,7 +225,8 @@ class Store:
             if isinstance(error, InvalidFile):
                 raise
             raise InvalidFile("store", path, f"expected the index of a prepared store ({error})") from None
-        self._maps: dict[int, np.ndarray] = {}
+        self._maps: dict[int, tuple[np.ndarray, int]] = {}
+        self._pool = BufferPool()
         for session in self.sessions:
             file, size = self.folder / session.file, session.n_bytes
             found = file.stat().st_size if file.exists() else -1
@@ -245,17 +247,17 @@ class Store:
         known = ", ".join(session.name for session in self.sessions[:20])
         raise InvalidValue("session", name, f"expected one of {known}", where=str(self.folder))
 
-    def _blocks(self, number: int) -> np.ndarray:
+    def _opened(self, number: int) -> tuple[np.ndarray, int]:
+        """The memory map of one session, (block, channel, time), and its length."""
         if number not in self._maps:
+            if not 0 <= number < len(self.sessions):
+                raise InvalidValue("session", number, f"expected a number from 0 below {len(self.sessions)}")
             entry = self.sessions[number]
             n_blocks = -(-entry.n_samples // entry.block) if entry.block else 0
             shape = (n_blocks, entry.n_channels, entry.block)
-            empty = 0 in shape
-            self._maps[number] = (
-                np.zeros(shape, np.float32)
-                if empty
-                else np.asarray(np.memmap(self.folder / entry.file, "<f4", "r", shape=shape))
-            )
+            # A plain array over the map: indexing the memmap class itself costs more than copying a window.
+            blocks = np.memmap(self.folder / entry.file, "<f4", "r", shape=shape) if 0 not in shape else None
+            self._maps[number] = np.zeros(shape, np.float32) if blocks is None else np.asarray(blocks), entry.n_samples
         return self._maps[number]
 
     def read(
@@ -289,37 +291,36 @@ class Store:
             InvalidValue: if a window does not lie inside its session.
             ShapeMismatch: if the sessions differ in their number of channels.
         """
+        # Plain integers: for a batch of 64 windows the bookkeeping is cheaper in Python than in numpy.
         numbers, firsts = np.asarray(sessions).tolist(), np.asarray(starts).tolist()
+        opened = {number: self._opened(number) for number in set(numbers)}
         if out is None:
-            n_channels = self.sessions[numbers[0]].n_channels if numbers else 0
-            out = np.empty((len(numbers), n_channels, length), np.float32)
-        for number in set(numbers):
-            if not 0 <= number < len(self.sessions):
-                raise InvalidValue("session", number, f"expected a number from 0 below {len(self.sessions)}")
-            if self.sessions[number].n_channels != out.shape[1]:
+            n_channels = opened[numbers[0]][0].shape[1] if numbers else 0
+            out = self._pool.empty((len(numbers), n_channels, length), np.float32)
+        for number, (blocks, _) in opened.items():
+            if blocks.shape[1] != out.shape[1]:
                 raise ShapeMismatch(
                     "channels",
-                    self.sessions[number].n_channels,
+                    blocks.shape[1],
                     f"expected {out.shape[1]} as in the first window of the batch",
                     where=self.sessions[number].name,
                 )
-            self._blocks(number)
         for window, number, first in zip(out, numbers, firsts, strict=True):
-            blocks = self._maps[number]
-            size = blocks.shape[2]
-            if first < 0 or length < 0 or first + length > self.sessions[number].n_samples:
+            blocks, n_samples = opened[number]
+            if first < 0 or length < 0 or first + length > n_samples:
                 raise InvalidValue(
                     "window",
                     (first, length),
-                    f"expected start and length within {self.sessions[number].n_samples} samples",
+                    f"expected start and length within {n_samples} samples",
                     where=self.sessions[number].name,
                 )
-            block, inside = divmod(first, size) if size else (0, 0)
-            if inside + length <= size:
-                window[...] = blocks[block, :, inside : inside + length]
+            size = blocks.shape[2]
+            block, start = divmod(first, size) if size else (0, 0)
+            if start + length <= size:
+                window[...] = blocks[block, :, start : start + length] if size else 0
                 continue
-            done = size - inside
-            window[:, :done] = blocks[block, :, inside:]
+            done = size - start
+            window[:, :done] = blocks[block, :, start:]
             while done < length:
                 block += 1
                 piece = min(size, length - done)
