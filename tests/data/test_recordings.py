@@ -207,3 +207,18 @@ def test_a_sampler_covers_every_window_once(cache: Path, mixed: Path) -> None:
     batches = list(sampler)
     assert len(batches) == len(sampler)
     assert sorted(number for batch in batches for number in batch) == list(range(len(data._windows["train"])))
+
+
+def test_no_window_touches_a_bad_annotation_or_crosses_a_boundary(cache: Path, tmp_path: Path) -> None:
+    samples = 1e-5 * np.random.default_rng(0).standard_normal((2, 60 * 200))
+    raw = mne.io.RawArray(samples, mne.create_info(["Cz", "Pz"], 200.0, "eeg"), verbose="error")
+    raw.set_annotations(mne.Annotations([10.0, 20.0, 5.0], [3.0, 0.0, 1.0], ["BAD_jump", "boundary", "fine"]))
+    raw.save(tmp_path / "a_raw.fif", verbose="error")
+    data = _ready(cache, root=str(tmp_path), windows_per_epoch=400)
+    for batch in data.train_dataloader():
+        part = data._windows["train"].parts[0]
+        _, starts, _ = part.locate(batch["index"].numpy())
+        stops = starts + 400
+        assert not ((starts < 2600) & (stops > 2000)).any()
+        assert not ((starts < 4000) & (stops > 4000)).any()
+    assert _ready(cache, root=str(tmp_path), avoid_bad=False).stretches["train"].shape == (1, 3)

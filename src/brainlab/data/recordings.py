@@ -6,6 +6,7 @@ may differ in their channels: a batch holds recordings of one channel set only, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ from brainlab.data.windows import RandomWindows, Windows, regular_windows, stret
 from brainlab.datasets.recordings import companions, find_recordings
 from brainlab.errors import InvalidValue
 from brainlab.io.cache import Cache
-from brainlab.io.store import Store
+from brainlab.io.store import Session, Store
 from brainlab.prepare.recordings import Preparation, prepare_store
 from brainlab.types import DataSource
 
@@ -142,6 +143,7 @@ class Recordings(LightningDataModule):
         notch_hz: mains frequency to remove with its harmonics, or null.
         unit_uv: one unit of the prepared EEG in µV.
         on_error: "raise" or "skip" recordings that cannot be prepared.
+        avoid_bad: no window overlaps an annotation that starts with "bad" or crosses a boundary, as in MNE.
         batch_size: windows per batch.
         windows_per_epoch: random training windows per epoch; null takes as many as fit side by side.
         num_workers: processes that read batches.
@@ -166,6 +168,7 @@ class Recordings(LightningDataModule):
         notch_hz: float | None = None,
         unit_uv: float = 100.0,
         on_error: Literal["raise", "skip"] = "raise",
+        avoid_bad: bool = True,
         batch_size: int = 4,
         windows_per_epoch: int | None = None,
         num_workers: int = 0,
@@ -187,6 +190,7 @@ class Recordings(LightningDataModule):
         self.cache, self.root = Cache(cache_dir), None if root is None else Path(root).expanduser()
         self.include, self.size, self.on_error = include, size, on_error
         self.split_kind, self.fractions, self.guard_s = split, tuple(fractions), guard_s
+        self.avoid_bad = avoid_bad
         self.batch_size, self.windows_per_epoch = batch_size, windows_per_epoch
         self.num_workers, self.seed = num_workers, seed
         self.source: DataSource = "synthetic" if root is None else "files"
@@ -228,6 +232,9 @@ class Recordings(LightningDataModule):
         names = sorted({session.ch_names for session in self.store.sessions})
         self.channel_sets = [names.index(session.ch_names) for session in self.store.sessions]
         self.stretches = self._split()
+        if self.avoid_bad:
+            bad = [_bad_spans(session) for session in self.store.sessions]
+            self.stretches = {part: _without(rows, bad) for part, rows in self.stretches.items()}
         self._windows = {
             "train": self._random_windows(),
             **{part: self._fixed_windows(part) for part in ("val", "test")},
@@ -380,6 +387,36 @@ class Recordings(LightningDataModule):
             "seconds": seconds,
             "windows": {part: len(windows) for part, windows in self._windows.items()},
         }
+
+
+def _bad_spans(session: Session) -> list[tuple[int, int]]:
+    """[start, stop) of what no window may touch, sorted; a boundary is a span of no length that none may cross."""
+    spans = []
+    for event in session.events:
+        words = str(event.get("description", "")).lower()
+        if words.startswith(("bad", "edge", "boundary")):
+            length = event.get("duration_s", 0.0) * session.sfreq_hz if words.startswith("bad") else 0.0
+            spans.append((event["sample"], event["sample"] + math.ceil(length)))
+    return sorted(spans)
+
+
+def _without(rows: np.ndarray, bad: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray:
+    """Rows (session, start, stop) cut around the bad spans of their session.
+
+    >>> _without(np.array([[0, 0, 100], [1, 0, 50]]), [[(10, 20), (15, 18), (60, 60), (90, 200)], []]).tolist()
+    [[0, 0, 10], [0, 20, 60], [0, 60, 90], [1, 0, 50]]
+    """
+    kept = []
+    for session, start, stop in rows.tolist():
+        for first, last in bad[session]:
+            if start < first:
+                kept.append((session, start, min(first, stop)))
+            start = max(start, last)
+            if start >= stop:
+                break
+        if start < stop:
+            kept.append((session, start, stop))
+    return np.array([row for row in kept if row[1] < row[2]], dtype=np.int64).reshape(-1, 3)
 
 
 def _whole(name: str, value: float, unit: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -275,7 +276,8 @@ def _events(recording: Recording) -> list[dict[str, Any]]:
         {
             "sample": round(note.onset_s * rate),
             "onset_s": note.onset_s,
-            "duration_s": note.duration_s,
+            # EEGLAB marks cuts with a duration that is not a number.
+            "duration_s": note.duration_s if math.isfinite(note.duration_s) else 0.0,
             "description": note.description,
         }
         for note in recording.annotations
