@@ -90,7 +90,16 @@ def render(
         any_note=any(metric["note"] for metric in metrics),
         figures=[picture for figure in results.get("figures") or [] if (picture := _picture(figure, folder))],
         training=_base64(training) if training is not None and training.exists() else None,
-        data_facts=[(key.replace("_", " "), _fact(value)) for key, value in _short(results.get("data") or {})],
+        data_facts=[
+            (key.replace("_", " "), _fact(value))
+            for key, value in _short(results.get("data") or {})
+            if not _long(value)
+        ],
+        data_lists=[
+            (key.replace("_", " "), json.dumps(value, indent=1, ensure_ascii=False))
+            for key, value in _short(results.get("data") or {})
+            if _long(value)
+        ],
         provenance=_provenance(results, facts or {}),
         versions=sorted(((facts or {}).get("versions") or {}).items()),
         config=config,
@@ -187,7 +196,14 @@ def _joined(value: Any) -> Any:
     return ", ".join(str(_fact(item)) for item in value) if isinstance(value, list) else value
 
 
+def _long(value: Any) -> bool:
+    """Whether a fact is a list of records, which belongs folded under the table."""
+    return isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value)
+
+
 def _fact(value: Any) -> Any:
+    if value is None:
+        return "–"
     if isinstance(value, list):
         return ", ".join(str(_fact(item)) for item in value)
     return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else value

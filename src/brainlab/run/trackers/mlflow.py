@@ -58,6 +58,7 @@ class MlflowTracker:
         """Open the run that this directory had in an earlier attempt, or a new one."""
         for name, value in (
             ("MLFLOW_DISABLE_TELEMETRY", "true"),
+            ("MLFLOW_LOGGING_LEVEL", "WARNING"),
             ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"),  # a dead server must not hold the training up for minutes
             ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
         ):
