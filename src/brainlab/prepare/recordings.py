@@ -204,7 +204,8 @@ def prepare_store(
             try:
                 rows.append({**row, "status": "prepared", **_prepare_one(file, plan, read, writer)})
             except BrainlabError as error:
-                log.warning("Recording %s was not prepared: %s", file.path.name, error)
+                if on_error == "skip":  # else the error at the end says it
+                    log.warning("Recording %s was not prepared: %s", file.path.name, error)
                 rows.append({**row, "status": "failed", "error": str(error)})
     (folder / MANIFEST).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
     failed = [row for row in rows if row["status"] == "failed"]
