@@ -7,9 +7,7 @@ files of public data sets that hold a dictionary, and pickles that merely carry 
 
 from __future__ import annotations
 
-import collections
 import io
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -17,106 +15,19 @@ from typing import IO, Any
 import numpy as np
 
 from brainlab.errors import InvalidFile
+from brainlab.io.restricted import MappingUnpickler, Refused, RestrictedUnpickler
 
 __all__ = ["load_npy", "load_pickle", "loads_pickle"]
 
 _MAGIC = b"\x93NUMPY"
-_BUILTINS = (
-    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set",
-    "slice", "str", "tuple",
-)  # fmt: skip
-_NUMPY_SCALARS = (
-    "bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32",
-    "float64", "longdouble", "complex64", "complex128", "str_", "bytes_", "datetime64", "timedelta64",
-)  # fmt: skip
-_PANDAS = {
-    ("pandas", "Index"),
-    ("pandas", "RangeIndex"),
-    ("pandas.core.frame", "DataFrame"),
-    ("pandas.core.series", "Series"),
-    ("pandas.core.indexes.base", "Index"),
-    ("pandas.core.indexes.base", "_new_Index"),
-    ("pandas.core.indexes.range", "RangeIndex"),
-    ("pandas.core.indexes.numeric", "Int64Index"),
-    ("pandas.core.internals.managers", "BlockManager"),
-    ("pandas.core.internals.managers", "SingleBlockManager"),
-    ("pandas.core.internals.blocks", "new_block"),
-    ("pandas._libs.internals", "_unpickle_block"),
-    ("pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked"),
-    ("pandas.core.arrays.string_", "StringDtype"),
-    ("pandas.core.arrays.string_", "StringArray"),
-}
 
 
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    # Protocols 0–2 write bytes as _codecs.encode(text, "latin1"); no other codec is looked up for them.
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _scalar(dtype: np.dtype[Any], raw: Any = b"") -> Any:
-    if dtype.hasobject:
-        raise pickle.UnpicklingError("an object scalar")
-    return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, dtype, count=1)[0]
-
-
-def _from_buffer(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: str, axis_order: Any = None) -> Any:
-    if dtype.hasobject:
-        raise pickle.UnpicklingError("objects in a raw buffer")
-    flat = np.frombuffer(buffer, dtype)
-    if order == "K" and axis_order is not None:
-        return flat.reshape(shape, order="C").transpose(axis_order)
-    return flat.reshape(shape, order=order)  # type: ignore[call-overload]
-
-
-def _allowed() -> dict[tuple[str, str], Any]:
-    table: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("_codecs", "encode"): _latin1,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-    for name in _BUILTINS:
-        for module in ("builtins", "__builtin__"):
-            table[module, name] = getattr(__import__("builtins"), name)
-    for core in ("numpy.core", "numpy._core"):
-        table[f"{core}.multiarray", "_reconstruct"] = np.ndarray(0).__reduce__()[0]
-        table[f"{core}.multiarray", "scalar"] = _scalar
-        table[f"{core}.numeric", "_frombuffer"] = _from_buffer
-    for name in _NUMPY_SCALARS:
-        table["numpy", name] = getattr(np, name)
-    return table
-
-
-_ALLOWED = _allowed()
-
-
-class _Refused(Exception):
-    """The pickle names a global that is not on the list."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream: IO[bytes], *, pandas: bool) -> None:
-        # Python 2 wrote array bytes as text; latin1 gives every byte back. Python 3's pickles do not look at this.
-        super().__init__(stream, encoding="latin1")
-        self._pandas = pandas
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
-        if self._pandas and (module, name) in _PANDAS:
-            return super().find_class(module, name)
-        raise _Refused(f"{module}.{name}")
-
-    def persistent_load(self, identity: Any) -> Any:
-        raise _Refused("a persistent object")
-
-
-def _unpickle(stream: IO[bytes], name: str, where: Path | str, pandas: bool) -> Any:
+def _unpickle(stream: IO[bytes], name: str, where: Path | str, pandas: bool, memory_map: bool = False) -> Any:
     try:
-        return _Unpickler(stream, pandas=pandas).load()
-    except _Refused as refused:
+        if memory_map:
+            return MappingUnpickler(stream, where).load()
+        return RestrictedUnpickler(stream, pandas=pandas).load()
+    except Refused as refused:
         raise InvalidFile(
             name,
             where,
@@ -155,8 +66,12 @@ def load_pickle(path: Path | str, *, pandas: bool = False) -> Any:
 def load_npy(path: Path | str, *, memory_map: bool = False) -> Any:
     """Read a file called ``.npy``, whatever it really holds.
 
-    A plain array (memory-mapped on request), an array of objects, a 0-d object array (its one object is returned, as
-    ``.item()`` would), or a bare pickle without numpy's header.
+    A plain array, an array of objects, a 0-d object array (its one object is returned, as ``.item()`` would), or a
+    bare pickle without numpy's header.
+
+    Args:
+        path: the file.
+        memory_map: leave a plain array, or the large arrays inside a pickle, on disk as read-only memory maps.
 
     Raises:
         InvalidFile: if it is missing, truncated, or asks for anything but arrays and plain containers.
@@ -180,7 +95,7 @@ def _read_npy(stream: IO[bytes], path: Path, memory_map: bool) -> Any:
             raise InvalidFile("npy", path, "expected an array or a pickle, the file is empty")
         if start[:1] != b"\x80" and start[:1] not in b"(cd}]l":
             raise InvalidFile("npy", path, "expected numpy's header or a pickle")
-        return _unpickle(stream, "npy", path, pandas=False)
+        return _unpickle(stream, "npy", path, pandas=False, memory_map=memory_map)
     try:
         version = np.lib.format.read_magic(stream)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -191,7 +106,7 @@ def _read_npy(stream: IO[bytes], path: Path, memory_map: bool) -> Any:
     except (ValueError, EOFError, TypeError) as error:
         raise InvalidFile("npy", path, f"expected a whole numpy header ({error})") from None
     if dtype.hasobject:
-        content = _unpickle(stream, "npy", path, pandas=False)
+        content = _unpickle(stream, "npy", path, pandas=False, memory_map=memory_map)
         if not isinstance(content, np.ndarray):
             raise InvalidFile("npy", path, f"expected an array, the pickle holds a {type(content).__name__}")
         return content.item() if shape == () and content.size == 1 else content.reshape(shape)
