@@ -7,7 +7,6 @@ is fitted: clusters see training pairs, the ridge and the beta normalisation see
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +18,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from brainlab.data.splits import PARTS, Split, group_split
+from brainlab.data.picture_split import PictureSplitKind, split_pairs
+from brainlab.data.splits import PARTS, Split
 from brainlab.datasets import nsd, things_eeg
-from brainlab.errors import InvalidValue, LeakError, ShapeMismatch
+from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.io.cache import Cache
 from brainlab.io.records import write_records
 from brainlab.prepare import image_pairs as steps
@@ -32,7 +32,7 @@ from brainlab.prepare.epochs import scale_epochs, warn_if_unusual
 from brainlab.prepare.match import MultiMatching, intersect_matchings, match
 from brainlab.prepare.pack import PairTargets, alignment_rows, alignment_schema, records_name
 
-__all__ = ["PairSettings", "PreparedPairs", "SplitKind", "prepare_pairs", "split_pairs"]
+__all__ = ["PairSettings", "PreparedPairs", "SplitKind", "prepare_pairs"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class PairSettings:
 
     eeg_subjects: tuple[str, ...]
     nsd_subjects: tuple[str, ...]
+    eeg_container: things_eeg.Container | None
     exclude_things_test: bool
     sfreq_hz: float
     amplitude: Literal["uv/100", "zscore", "robust", "none"]
@@ -84,7 +85,7 @@ class PreparedPairs:
     records: Path
     pairs: MultiMatching
     split: Split
-    labels: Int[np.ndarray, "pair"]
+    labels: Int[np.ndarray, " pair"]
     projections: Mapping[str, steps.Projection]
     concepts: tuple[str, ...]
     things_root: Path
@@ -177,9 +178,14 @@ class _Pipeline:
 
             def build(folder: Path, subject: str = subject) -> None:
                 for part in parts:
-                    steps.save_epochs(folder, self.things_root, subject, part, self.set.sfreq_hz, index)
+                    steps.save_epochs(
+                        folder, self.things_root, subject, part, self.set.sfreq_hz, index, self.set.eeg_container
+                    )
 
-            recipe = {"subject": subject, "parts": list(parts), "sfreq_hz": self.set.sfreq_hz}
+            recipe = {
+                "subject": subject, "parts": list(parts), "sfreq_hz": self.set.sfreq_hz,
+                "container": self.set.eeg_container,
+            }  # fmt: skip
             folders[subject] = self._get("things_epochs", recipe, {"eeg": self._eeg_fingerprint(subject)}, build)
         facts = {subject: steps.load_epochs(folder, "training")[0] for subject, folder in folders.items()}
         names = {subject: fact.ch_names for subject, fact in facts.items()}
@@ -271,7 +277,8 @@ class _Pipeline:
 
         recipe = {
             "method": s.match, "top_k": s.top_k, "expansion": s.match_expansion, "min_similarity": s.min_similarity,
-            "target_intersection": s.target_intersection, "on_shortfall": s.on_shortfall, "subjects": list(s.nsd_subjects),
+            "target_intersection": s.target_intersection, "on_shortfall": s.on_shortfall,
+            "subjects": list(s.nsd_subjects),
         }  # fmt: skip
         folder = self._get("picture_pairs", recipe, self._keys, build)
         pairs = steps.load_pairs(folder / "pairs.csv", s.nsd_subjects)
@@ -282,11 +289,10 @@ class _Pipeline:
     def _split(self, matched: Path, pairs: MultiMatching, concepts: tuple[str, ...]) -> tuple[Path, Split]:
         start = time.monotonic()
         s = self.set
-        kind: SplitKind = "concept" if s.split == "subject" else s.split
+        kind: PictureSplitKind = "concept" if s.split == "subject" else s.split
 
         def build(folder: Path) -> None:
             drawn = split_pairs(pairs, concepts, kind, s.fractions, s.split_seed)
-            _check_pictures(pairs, drawn)
             drawn.save(folder / "split.json")
 
         recipe = {"kind": kind, "fractions": list(s.fractions), "seed": s.split_seed}
@@ -424,7 +430,7 @@ class _Pipeline:
             fact, _, samples = read[0]
             sample, unit = samples[:: max(1, len(samples) // 64)], fact.amplitude_unit
             warn_if_unusual(scale_epochs(np.asarray(sample), s.amplitude, unit), subject, unit)
-        reps = None if s.fmri_take_mean else {i: np.stack([p.reps[i] for p in projections]) for i in range(len(pairs))}
+        reps = None if s.fmri_take_mean else {i: [p.reps[i] for p in projections] for i in range(len(pairs))}
         schema = alignment_schema(len(facts.ch_names), facts.n_times, len(projections), target.shape[2])
         streams = {number: trials(subject) for number, subject in enumerate(s.eeg_subjects)}
         part_of = np.full(len(pairs), -1)
@@ -528,79 +534,3 @@ def _parts_by_subject(kind: SplitKind, n_subjects: int) -> Bool[np.ndarray, "par
         used[:, -1] = False
         used[2] = ~used[2]
     return used
-
-
-def split_pairs(
-    pairs: MultiMatching, concepts: tuple[str, ...], kind: SplitKind, fractions: tuple[float, float, float], seed: int
-) -> Split:
-    """Split pairs so that nothing leaks: a pair that shares a picture of either side with another goes to training.
-
-    Args:
-        pairs: one THINGS picture each, one NSD picture per subject.
-        concepts: of the THINGS pictures.
-        kind: ``concept`` keeps each concept in one part; ``image`` splits pictures; ``sklearn`` splits pictures by two
-            draws of scikit-learn's ``train_test_split``, as published code does.
-        fractions: of all pairs.
-        seed: of the draws.
-
-    Raises:
-        InvalidValue: with too few concepts or pictures for the parts.
-    """
-    shared = _shares_a_picture(pairs)
-    if kind == "sklearn":
-        return _sklearn_split(len(pairs), shared, fractions, seed).check(pairs.left)
-    groups = np.asarray(concepts) if kind == "concept" else pairs.left
-    try:
-        return group_split(groups, fractions, seed, kind=kind, only_train=shared)
-    except InvalidValue as error:
-        raise InvalidValue(
-            f"data.split={kind}: number of {kind}s", error.value, "expected at least one for each part of data.fractions, "
-            f"beside those with a picture in several pairs ({int(shared.sum())} of {len(pairs)} pairs)",
-        ) from error  # fmt: skip
-
-
-def _shares_a_picture(pairs: MultiMatching) -> Bool[np.ndarray, "pair"]:
-    """Pairs with a picture that also stands in another pair, on either side and for any subject."""
-    shared = _repeated(pairs.left)[:, 0]
-    return shared | _repeated(np.stack(list(pairs.right.values()), axis=1)).any(axis=1)
-
-
-def _check_pictures(pairs: MultiMatching, split: Split) -> None:
-    """No picture of either side in two parts.
-
-    Raises:
-        LeakError: naming the picture.
-    """
-    parts = split.parts()
-    for side, tables in (("THINGS picture", [pairs.left]), ("NSD picture", list(pairs.right.values()))):
-        seen: dict[str, set[int]] = {
-            part: {int(i) for table in tables for i in table[rows]} for part, rows in parts.items()
-        }
-        for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-            both = seen[one] & seen[other]
-            if both:
-                raise LeakError(side, min(both), f"expected it in one part only, found it in {one} and {other}")
-
-
-def _repeated(ids: np.ndarray) -> np.ndarray:
-    """Which entries of (pair, subject) occur in another pair; twice in one pair is no repetition."""
-    table = ids.reshape(len(ids), -1)
-    pair = np.repeat(np.arange(len(table)), table.shape[1])
-    once = np.unique(np.stack([table.ravel(), pair], axis=1), axis=0)
-    names, count = np.unique(once[:, 0], return_counts=True)
-    return np.isin(table, names[count > 1])
-
-
-def _sklearn_split(n: int, shared: np.ndarray, fractions: tuple[float, float, float], seed: int) -> Split:
-    from sklearn.model_selection import train_test_split
-
-    free = np.flatnonzero(~shared)
-    held = min(len(free), round((fractions[1] + fractions[2]) * n))
-    if held < 2 or len(free) - held < (0 if shared.any() else 1):
-        raise InvalidValue("data.split=sklearn: number of pictures", len(free), "expected at least one for each part")
-    if held == len(free):
-        train, rest = np.empty(0, dtype=np.int64), free
-    else:
-        train, rest = train_test_split(free, test_size=held, random_state=seed)
-    val, test = train_test_split(rest, test_size=fractions[2] / (fractions[1] + fractions[2]), random_state=seed)
-    return Split(np.concatenate([np.flatnonzero(shared), train]), val, test, kind="image", seed=seed)

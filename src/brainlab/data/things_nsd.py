@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -22,7 +22,7 @@ from brainlab.data.splits import PARTS
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.io.cache import Cache
 from brainlab.io.records import Records
-from brainlab.prepare.reliability import target_ceilings, unit_rows
+from brainlab.prepare.reliability import repetition_cosines, target_ceilings, unit_rows
 from brainlab.types import DataSource
 
 __all__ = ["AlignmentTrials", "ThingsNsdData"]
@@ -47,7 +47,7 @@ class AlignmentTrials(Dataset[dict[str, Tensor]]):
 
     _FIELDS = ("eeg", "target", "target_mask", "target_id", "image_id", "label", "subject")
 
-    def __init__(self, records: Records, rows: Int[np.ndarray, "example"], patch_samples: int) -> None:
+    def __init__(self, records: Records, rows: Int[np.ndarray, " example"], patch_samples: int) -> None:
         self.records, self.rows, self.patch_samples = records, rows, patch_samples
 
     def __len__(self) -> int:
@@ -75,6 +75,7 @@ class ThingsNsdData(LightningDataModule):
         size: of the simulation; ignored with files.
         eeg_subjects: whose EEG.
         nsd_subjects: whose fMRI; several: only pictures matched in every one are used.
+        eeg_container: which of the released files (see :mod:`brainlab.datasets.things_eeg`); null takes what is there.
         exclude_things_test: leave out the official test pictures of THINGS.
         sfreq_hz: rate of the EEG afterwards.
         patch_s: length of one patch; the window must be a multiple of it.
@@ -120,6 +121,7 @@ class ThingsNsdData(LightningDataModule):
         size: Literal["tiny", "default"] = "default",
         eeg_subjects: Sequence[str] = ("sub-01",),
         nsd_subjects: Sequence[str] = ("subj01", "subj02"),
+        eeg_container: Literal["250hz", "250hz_white", "100hz"] | None = None,
         exclude_things_test: bool = True,
         sfreq_hz: float = 200.0,
         patch_s: float = 1.0,
@@ -192,8 +194,8 @@ class ThingsNsdData(LightningDataModule):
             if number < 1:
                 raise InvalidValue(f"data.{name}", number, "expected at least 1")
         self.settings = PairSettings(
-            tuple(eeg_subjects), tuple(nsd_subjects), exclude_things_test, float(sfreq_hz), amplitude, eeg_take_mean,
-            fmri_take_mean, embedding, embedding_file, clip_model, clip_pretrained, match, top_k, match_expansion,
+            tuple(eeg_subjects), tuple(nsd_subjects), eeg_container, exclude_things_test, float(sfreq_hz), amplitude,
+            eeg_take_mean, fmri_take_mean, embedding, embedding_file, clip_model, clip_pretrained, match, top_k, match_expansion,
             min_similarity, target_intersection, on_shortfall, split,
             (float(fractions[0]), float(fractions[1]), float(fractions[2])), split_seed, n_clusters, cluster_seed,
             cluster_spherical, cluster_fit, beta_prep, beta_normalisation,
@@ -331,6 +333,23 @@ class ThingsNsdData(LightningDataModule):
             "amplitude": self.settings.amplitude,
             "target_dim": self.shapes["target_dim"],
             "clusters": np.bincount(self._ready.labels, minlength=self.settings.n_clusters).tolist(),
+            "fmri_reliability": self._reliability("test"),
+        }
+
+    def _reliability(self, part: str) -> dict[str, dict[str, float]]:
+        """fMRI subject → mean cosine between the embedded repetitions of a picture, by pair of repetitions."""
+        found = {subject: repetition_cosines(reps) for subject, reps in self._repetitions(part).items()}
+        return {
+            subject: {pair: round(float(np.nanmean(values)), 4) for pair, values in cosines.items() if len(values)}
+            for subject, cosines in found.items()
+        }
+
+    def _repetitions(self, part: str) -> dict[str, Float[np.ndarray, "image rep dim"]]:
+        rows = self._ready.split.parts()[part]
+        return {
+            subject: np.asarray(projection.reps[np.searchsorted(projection.reps_of, rows)])
+            for subject, projection in self._ready.projections.items()
+            if np.isin(rows, projection.reps_of).all()
         }
 
     # ---- evaluation ------------------------------------------------------------------------------------------------
@@ -400,11 +419,5 @@ class ThingsNsdData(LightningDataModule):
                 averaged.append(planted_ceiling(ready.things_root, name, ready.pairs.left[rows], n_trials))
             result["bayes_single_trial"] = float(np.mean(single))
             result["bayes_averaged"] = float(np.mean(averaged))
-        targets, reps = [], {}
-        for subject, projection in ready.projections.items():
-            targets.append(np.asarray(projection.target[rows]))
-            place = np.searchsorted(projection.reps_of, rows)
-            known = np.isin(rows, projection.reps_of)
-            if known.all():
-                reps[subject] = np.asarray(projection.reps[place])
-        return result | target_ceilings(unit_rows(np.stack(targets, axis=1)), reps, ready.labels[rows])
+        targets = np.stack([np.asarray(projection.target[rows]) for projection in ready.projections.values()], axis=1)
+        return result | target_ceilings(unit_rows(targets), self._repetitions(split), ready.labels[rows])

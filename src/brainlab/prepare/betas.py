@@ -19,10 +19,10 @@ BetaNormalisation = Literal["train", "session", "none"]
 
 def normalise_betas(
     betas: Float[np.ndarray, "trial voxel"],
-    session: Int[np.ndarray, "trial"],
+    session: Int[np.ndarray, " trial"],
     *,
     mode: BetaNormalisation = "train",
-    train: Bool[np.ndarray, "trial"] | None = None,
+    train: Bool[np.ndarray, " trial"] | None = None,
 ) -> Float[np.ndarray, "trial voxel"]:
     """z-score each voxel.
 
@@ -67,8 +67,8 @@ def _z(betas: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def average_by_picture(
-    values: Float[np.ndarray, "trial dim"], picture: Int[np.ndarray, "trial"]
-) -> tuple[Int[np.ndarray, "picture"], Float[np.ndarray, "picture dim"], Int[np.ndarray, "picture"]]:
+    values: Float[np.ndarray, "trial dim"], picture: Int[np.ndarray, " trial"]
+) -> tuple[Int[np.ndarray, " picture"], Float[np.ndarray, "picture dim"], Int[np.ndarray, " picture"]]:
     """Mean over the repetitions of each picture.
 
     Returns:

@@ -21,7 +21,7 @@ class Clusters:
     spherical: bool
     seed: int
 
-    def label(self, embeddings: Float[np.ndarray, "n dim"]) -> Int[np.ndarray, "n"]:
+    def label(self, embeddings: Float[np.ndarray, "n dim"]) -> Int[np.ndarray, " n"]:
         """Nearest centroid of each row (lowest index on a tie).
 
         Raises:

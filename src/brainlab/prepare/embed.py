@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -90,7 +90,7 @@ class OpenClipEncoder:
     ) -> None:
         self.model, self.pretrained, self.batch_size, self.device = model, pretrained, batch_size, device
         self.name = f"open_clip-{model}-{pretrained}"
-        self._loaded: tuple[object, object] | None = None
+        self._loaded: tuple[Any, Any] | None = None
 
     def __call__(self, images: UInt8[np.ndarray, "n height width 3"]) -> Float[np.ndarray, "n dim"]:
         import torch
@@ -106,7 +106,7 @@ class OpenClipEncoder:
                 rows.append(network.encode_image(batch.to(self.device)).float().cpu().numpy())
         return np.concatenate(rows).astype(np.float32)
 
-    def _load(self):  # type: ignore[no-untyped-def]
+    def _load(self) -> Any:
         if self._loaded is None:
             try:
                 import open_clip
@@ -128,7 +128,7 @@ class OpenClipEncoder:
 
 
 def read_embedding(
-    path: Path | str, side: str, ids: Int[np.ndarray, "n"] | Sequence[int]
+    path: Path | str, side: str, ids: Int[np.ndarray, " n"] | Sequence[int]
 ) -> Float[np.ndarray, "n dim"]:
     """Rows of a file of precomputed embeddings.
 

@@ -48,10 +48,16 @@ class EpochFacts:
 
 
 def save_epochs(
-    folder: Path, root: Path | str, subject: str, part: things_eeg.Part, sfreq_hz: float, index: things_eeg.ImageIndex
+    folder: Path,
+    root: Path | str,
+    subject: str,
+    part: things_eeg.Part,
+    sfreq_hz: float,
+    index: things_eeg.ImageIndex,
+    container: things_eeg.Container | None = None,
 ) -> None:
     """Resample one part of a subject's epochs into ``<part>.npy`` (image, repetition, channel, time) float32."""
-    epochs = things_eeg.read_epochs(root, subject, part, index=index)
+    epochs = things_eeg.read_epochs(root, subject, part, container=container, index=index)
     n_images, n_reps, n_channels = epochs.data.shape[:3]
     out = None
     for start in range(0, n_images, 64):
@@ -63,21 +69,22 @@ def save_epochs(
     if out is None:
         raise InvalidFile("EEG", epochs.path, "expected at least one picture, found 0")
     facts = EpochFacts(
-        subject,
-        part,
-        tuple(epochs.ch_names),
-        sfreq_hz,
-        epochs.amplitude_unit,
-        epochs.container,
-        *out.shape[:2],
-        out.shape[3],
+        subject=subject,
+        part=part,
+        ch_names=tuple(epochs.ch_names),
+        sfreq_hz=sfreq_hz,
+        amplitude_unit=epochs.amplitude_unit,
+        container=epochs.container,
+        n_images=out.shape[0],
+        n_repetitions=out.shape[1],
+        n_times=out.shape[3],
     )
     out.flush()
     np.save(folder / f"{part}_image_index.npy", np.asarray(epochs.image_index, dtype=np.int64))
     (folder / f"{part}.json").write_text(json.dumps(asdict(facts)))
 
 
-def load_epochs(folder: Path, part: str) -> tuple[EpochFacts, Int[np.ndarray, "image"], np.ndarray]:
+def load_epochs(folder: Path, part: str) -> tuple[EpochFacts, Int[np.ndarray, " image"], np.ndarray]:
     """Facts, image_index of each row, and the mapped samples."""
     facts = json.loads((folder / f"{part}.json").read_text())
     facts["ch_names"] = tuple(facts["ch_names"])
@@ -93,8 +100,8 @@ class Fmri:
     """Single trials of one subject: betas in percent signal change, 0-based 73k id and session of each."""
 
     betas: Float[np.ndarray, "trial voxel"]
-    picture: Int[np.ndarray, "trial"]
-    session: Int[np.ndarray, "trial"]
+    picture: Int[np.ndarray, " trial"]
+    session: Int[np.ndarray, " trial"]
 
 
 def save_fmri(folder: Path, root: Path | str, subject: str, prep: str) -> None:
@@ -131,10 +138,10 @@ def load_fmri(folder: Path) -> Fmri:
 class Embedding:
     """One row per picture id, ids ascending."""
 
-    ids: Int[np.ndarray, "n"]
+    ids: Int[np.ndarray, " n"]
     rows: Float[np.ndarray, "n dim"]
 
-    def at(self, ids: Int[np.ndarray, "m"]) -> Float[np.ndarray, "m dim"]:
+    def at(self, ids: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m dim"]:
         """Rows of these pictures."""
         return self.rows[np.searchsorted(self.ids, ids)]
 
@@ -153,7 +160,7 @@ def embed_nsd(folder: Path, root: Path | str, ids: Sequence[int], encoder: Encod
     _save_embedding(folder, wanted, [encoder(nsd.read_images(root, chunk)) for chunk in chunks])
 
 
-def save_embedding(folder: Path, ids: Int[np.ndarray, "n"], rows: Float[np.ndarray, "n dim"]) -> None:
+def save_embedding(folder: Path, ids: Int[np.ndarray, " n"], rows: Float[np.ndarray, "n dim"]) -> None:
     """Store rows that were computed elsewhere."""
     order = np.argsort(ids, kind="stable")
     _save_embedding(folder, np.asarray(ids)[order], [np.asarray(rows)[order]])
@@ -174,7 +181,7 @@ def load_embedding(folder: Path) -> Embedding:
 def save_pairs(
     path: Path,
     pairs: MultiMatching,
-    cluster_label: Int[np.ndarray, "pair"] | None = None,
+    cluster_label: Int[np.ndarray, " pair"] | None = None,
     split: Sequence[str] | None = None,
 ) -> None:
     """Write the table of pairs: picture numbers of both sides, similarities and, once known, cluster and split.
@@ -233,18 +240,18 @@ class Projection:
     """
 
     target: Float[np.ndarray, "pair dim"]
-    n_repetitions: Int[np.ndarray, "pair"]
+    n_repetitions: Int[np.ndarray, " pair"]
     reps: Float[np.ndarray, "held rep dim"]
-    reps_of: Int[np.ndarray, "held"]
+    reps_of: Int[np.ndarray, " held"]
     facts: Mapping[str, Any]
 
 
 def project_fmri(
     folder: Path,
     fmri: Fmri,
-    pair_picture: Int[np.ndarray, "pair"],
-    held_out_pictures: Int[np.ndarray, "picture"],
-    reps_of: Int[np.ndarray, "held"],
+    pair_picture: Int[np.ndarray, " pair"],
+    held_out_pictures: Int[np.ndarray, " picture"],
+    reps_of: Int[np.ndarray, " held"],
     embedding: Embedding,
     *,
     subject: str,

@@ -44,9 +44,9 @@ _DENSE_LIMIT = 3000
 class Matching:
     """Pairs ordered by falling similarity: row ``left[i]`` goes with row ``right[i]``."""
 
-    left: Int[np.ndarray, "pair"]
-    right: Int[np.ndarray, "pair"]
-    similarity: Float[np.ndarray, "pair"]
+    left: Int[np.ndarray, " pair"]
+    right: Int[np.ndarray, " pair"]
+    similarity: Float[np.ndarray, " pair"]
 
     def __len__(self) -> int:
         return len(self.left)
@@ -56,15 +56,15 @@ class Matching:
 class MultiMatching:
     """Left rows matched in every subject: ``right[subject]`` and ``similarity[subject]`` run along ``left``."""
 
-    left: Int[np.ndarray, "pair"]
-    right: dict[str, Int[np.ndarray, "pair"]]
-    similarity: dict[str, Float[np.ndarray, "pair"]]
+    left: Int[np.ndarray, " pair"]
+    right: dict[str, Int[np.ndarray, " pair"]]
+    similarity: dict[str, Float[np.ndarray, " pair"]]
 
     def __len__(self) -> int:
         return len(self.left)
 
     @property
-    def mean_similarity(self) -> Float[np.ndarray, "pair"]:
+    def mean_similarity(self) -> Float[np.ndarray, " pair"]:
         """Mean over subjects."""
         return np.mean(np.stack(list(self.similarity.values())), axis=0)
 

@@ -27,11 +27,11 @@ class PairTargets:
         label: picture cluster.
     """
 
-    image_id: Int[np.ndarray, "pair"]
+    image_id: Int[np.ndarray, " pair"]
     target_id: Int[np.ndarray, "pair subject"]
     target: Float[np.ndarray, "pair subject dim"]
     target_mask: Bool[np.ndarray, "pair subject"]
-    label: Int[np.ndarray, "pair"]
+    label: Int[np.ndarray, " pair"]
 
     def __post_init__(self) -> None:
         shape = self.target.shape
@@ -79,7 +79,7 @@ def alignment_rows(
     targets: PairTargets,
     *,
     eeg_take_mean: bool = False,
-    target_reps: Mapping[int, Float[np.ndarray, "subject rep dim"]] | None = None,
+    target_reps: Mapping[int, Sequence[Float[np.ndarray, "rep dim"]]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Records in order of EEG subject, pair, repetition.
 
@@ -87,7 +87,7 @@ def alignment_rows(
         epochs: number of the EEG subject → (pair, its scaled trials).
         targets: of every pair.
         eeg_take_mean: one record per pair, the mean of its trials.
-        target_reps: pair → embedded single fMRI repetitions, NaN rows where there was none. With it, every EEG
+        target_reps: pair → per fMRI subject, embedded single repetitions, NaN rows where there was none. With it, every EEG
             repetition meets every fMRI repetition j of the first subject, and repetition j mod n of the others.
     """
     unit = unit_rows(targets.target.astype(np.float32))
@@ -111,7 +111,7 @@ def alignment_rows(
                     }
 
 
-def _crossed(reps: np.ndarray, fallback: np.ndarray) -> list[np.ndarray]:
+def _crossed(reps: Sequence[np.ndarray], fallback: np.ndarray) -> list[np.ndarray]:
     known = [rows[np.isfinite(rows).all(axis=1)] for rows in reps]
     rows = [unit_rows(r.astype(np.float32)) if len(r) else f[None] for r, f in zip(known, fallback, strict=True)]
     return [np.stack([r[j % len(r)] for r in rows]) for j in range(len(rows[0]))]

@@ -11,12 +11,12 @@ __all__ = ["repetition_cosines", "target_ceilings", "top1", "unit_rows"]
 
 
 def unit_rows(rows: Float[np.ndarray, "*n dim"]) -> Float[np.ndarray, "*n dim"]:
-    """Rows divided by their length; a zero row stays zero."""
+    """Rows divided by their length; a zero row stays zero, a NaN row NaN."""
     norm = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
+    return np.divide(rows, norm, out=np.zeros_like(rows), where=norm != 0)
 
 
-def repetition_cosines(reps: Float[np.ndarray, "image rep dim"]) -> dict[str, Float[np.ndarray, "image"]]:
+def repetition_cosines(reps: Float[np.ndarray, "image rep dim"]) -> dict[str, Float[np.ndarray, " image"]]:
     """Cosine between repetitions of each picture: ``1-2``, ``1-3``, … and their ``mean``.
 
     Args:
@@ -44,7 +44,7 @@ def top1(query: Float[np.ndarray, "image dim"], gallery: Float[np.ndarray, "imag
 def target_ceilings(
     targets: Float[np.ndarray, "image subject dim"],
     reps: Mapping[str, Float[np.ndarray, "image rep dim"]],
-    labels: Int[np.ndarray, "image"],
+    labels: Int[np.ndarray, " image"],
 ) -> dict[str, float]:
     """Retrieval among the fMRI targets themselves, to read a decoder's score against.
 
@@ -84,7 +84,7 @@ def target_ceilings(
         )
     mean = unit_rows(targets.mean(axis=1))
     similarity = mean @ mean.T
-    names, member, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    names, member = np.unique(labels, return_inverse=True)
     same = member[:, None] == member[None, :]
     np.fill_diagonal(same, False)
     result["label_only"] = len(names) / n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Ridge:
     """
 
     weight: Float[np.ndarray, "target voxel"]
-    bias: Float[np.ndarray, "target"]
+    bias: Float[np.ndarray, " target"]
     name: str
     penalty: float = float("nan")
     cv_score: float = float("nan")
@@ -66,7 +67,8 @@ class Ridge:
             "n_fitted": str(int(self.n_fitted)),
         }
         tensors = {"weight": np.ascontiguousarray(self.weight), "bias": np.ascontiguousarray(self.bias)}
-        save_file(tensors, path, metadata=facts)
+        # One entry: several would come in a random order, and equal ridges in unequal files.
+        save_file(tensors, path, metadata={"ridge": json.dumps(facts)})
 
 
 def load_ridge(path: Path) -> Ridge:
@@ -79,7 +81,7 @@ def load_ridge(path: Path) -> Ridge:
 
     try:
         with safe_open(path, framework="numpy") as stored:
-            facts = stored.metadata() or {}
+            facts = json.loads((stored.metadata() or {})["ridge"])
             return Ridge(
                 stored.get_tensor("weight"),
                 stored.get_tensor("bias"),
@@ -97,7 +99,7 @@ def fit_ridge(
     target: Float[np.ndarray, "row target"],
     *,
     name: str = "ridge",
-    groups: Shaped[np.ndarray, "row"] | None = None,
+    groups: Shaped[np.ndarray, " row"] | None = None,
     penalties: Sequence[float] | None = None,
     n_folds: int = 5,
     standardise: bool = True,
@@ -185,7 +187,7 @@ def _leave_one_out(left: np.ndarray, value: np.ndarray, y: np.ndarray, grid: np.
 
 
 def _leave_groups_out(
-    x: np.ndarray, y: np.ndarray, groups: Int[np.ndarray, "row"], grid: np.ndarray, n_folds: int
+    x: np.ndarray, y: np.ndarray, groups: Int[np.ndarray, " row"], grid: np.ndarray, n_folds: int
 ) -> np.ndarray:
     names, member = np.unique(groups, return_inverse=True)
     folds = min(n_folds, len(names))
@@ -231,7 +233,8 @@ def check_betas(
     """
     if betas.shape[1] != n_voxels:
         raise ShapeMismatch(
-            "betas", f"{betas.shape[1]} voxels", f"expected {n_voxels}, the input width of the ridge {ridge}", where=where,
+            "betas", f"{betas.shape[1]} voxels", f"expected {n_voxels}, the input width of the ridge {ridge}",
+            where=where,
             hint="the nsdgeneral mask must be that of the subject the ridge was trained on",
         )  # fmt: skip
     mean = np.asarray(betas, dtype=np.float32).mean(axis=0, dtype=np.float64)
