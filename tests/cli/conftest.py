@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -123,8 +124,13 @@ def brainlab(
 
         own = ["--config-dir", str(workplace.root / "mine"), "experiment=mine"] if mine else []
         monkeypatch.setattr(sys, "argv", ["brainlab", *own, *words])
+        root = logging.getLogger()
+        before, level = list(root.handlers), root.level
         with pytest.raises(SystemExit) as ended:
             main()
+        # Hydra set up logging for this process; its handlers hold on to captured streams.
+        root.handlers[:] = before
+        root.setLevel(level)
         shown = capsys.readouterr()
         return Ended(int(ended.value.code or 0), shown.out, shown.err)
 

@@ -13,11 +13,20 @@ from brainlab.config.command_line import CommandLine
 from brainlab.config.compose import Composer
 from brainlab.errors import ConfigError
 
-__all__ = ["check_overrides", "closest", "listing"]
+__all__ = ["check_overrides", "closest", "listing", "read_overrides"]
 
 _COMMAND_LINE = "command line"
 _EXTRAS = {("hydra/sweeper", "optuna"): "optuna"}
 _MOST_LISTED = 40
+
+
+def read_overrides(line: CommandLine, composer: Composer) -> list[Override]:
+    """Parse every override.
+
+    Raises:
+        ConfigError: for the first that Hydra's grammar has no reading for.
+    """
+    return [_parsed(text, composer) for text in line.overrides]
 
 
 def check_overrides(line: CommandLine, composer: Composer) -> list[Override]:
@@ -26,7 +35,7 @@ def check_overrides(line: CommandLine, composer: Composer) -> list[Override]:
     Raises:
         ConfigError: for the first that cannot mean what was typed.
     """
-    parsed = [_parsed(text, composer) for text in line.overrides]
+    parsed = read_overrides(line, composer)
     groups = composer.groups
     for override in parsed:
         key, text = override.key_or_group, override.input_line or ""

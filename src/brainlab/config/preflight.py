@@ -15,7 +15,7 @@ from brainlab.config import compose as composing
 from brainlab.config.command_line import CommandLine
 from brainlab.config.compose import Composer
 from brainlab.config.explain import explain, is_composition_error
-from brainlab.config.overrides import check_overrides
+from brainlab.config.overrides import check_overrides, read_overrides
 from brainlab.config.previous import PREVIOUS, find_previous
 from brainlab.config.targets import allowed_targets
 from brainlab.config.validate import all_targets, validate, validate_hydra
@@ -37,10 +37,9 @@ def preflight(line: CommandLine) -> bool:
     if line.action == "help" and "--hydra-help" not in line.flags:
         print(help_text(composer))
         return False
-    overrides = check_overrides(line, composer)
-    if find_previous(line, overrides) is not None:
+    if find_previous(line, read_overrides(line, composer)) is not None:
         composer = Composer(PREVIOUS)
-        overrides = check_overrides(line, composer)
+    overrides = check_overrides(line, composer)
     if line.action in ("cfg", "info"):
         return True  # Hydra builds nothing for these; what is wrong shows when it composes
     multirun = line.multirun

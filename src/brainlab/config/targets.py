@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from brainlab.config.schema import ALLOWED_TARGETS
 from brainlab.config.signatures import Definition, NotFound, find_definition
 
@@ -38,11 +40,9 @@ class Refused(Exception):
 
 def allowed_targets(cfg: Any) -> tuple[str, ...]:
     """The list that ``cfg`` carries at ``security.allowed_targets``, else the default one."""
-    try:
-        chosen = cfg["security"]["allowed_targets"]
-    except (KeyError, TypeError, AttributeError):
-        return ALLOWED_TARGETS
-    return tuple(str(each) for each in chosen)
+    security = cfg.get("security") if isinstance(cfg, Mapping) or OmegaConf.is_dict(cfg) else None
+    chosen = security.get("allowed_targets") if security is not None else None
+    return ALLOWED_TARGETS if chosen is None else tuple(str(each) for each in chosen)
 
 
 def admitted(name: str, allowed: Iterable[str]) -> bool:
