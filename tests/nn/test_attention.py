@@ -39,10 +39,12 @@ def test_equals_torch_multihead_attention_along_the_axis_with_gradients(axis, gr
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_written_out_formula_equals_the_fused_kernel():
+@pytest.mark.parametrize("tokens", [7, 100])
+def test_written_out_formula_equals_the_fused_kernel(tokens):
     torch.manual_seed(0)
-    query, key, value = torch.randn(3, 2, 4, 7, 5).unbind(0)
-    fused = scaled_dot_product_attention(query, key, value)
+    query, key, value = torch.randn(3, 2, 4, tokens, 5).unbind(0)
+    fused = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(scaled_dot_product_attention(query, key, value), fused, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(scaled_dot_product_attention(query, key, value, p=1e-9), fused, rtol=1e-4, atol=1e-5)
 
 

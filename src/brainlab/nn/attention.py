@@ -14,6 +14,8 @@ from brainlab.nn.dropout import dropout
 
 __all__ = ["AxialSelfAttention", "scaled_dot_product_attention"]
 
+_FEW_TOKENS = 64
+
 
 def scaled_dot_product_attention(
     query: Float[Tensor, "batch head token dim"],
@@ -24,7 +26,8 @@ def scaled_dot_product_attention(
     """dropout(softmax(query · keyᵀ / √dim)) · value.
 
     On a CPU PyTorch's own function has no fused kernel once weights are dropped, and its fallback scans the scores
-    for fully masked rows, which cannot occur here; the formula is then written out.
+    for fully masked rows, which cannot occur here; for a few dozen tokens its fused kernel is slower than two matrix
+    products. The formula is written out for both.
 
     Args:
         query: what asks.
@@ -32,7 +35,8 @@ def scaled_dot_product_attention(
         value: what is returned.
         p: probability of dropping an attention weight.
     """
-    if p == 0.0 or query.device.type != "cpu" or torch.compiler.is_compiling():
+    written_out = query.device.type == "cpu" and (p > 0.0 or query.shape[-2] <= _FEW_TOKENS)
+    if not written_out or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(query, key, value, dropout_p=p)
     weights = torch.softmax((query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1), dim=-1)
     return dropout(weights, p) @ value
