@@ -32,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from side_by_side import environment, in_turns, report, stub_module
 
-CHANNELS, SFREQ, MINUTES, SESSIONS = 64, 200.0, 60, 3
+CHANNELS, SFREQ, MINUTES, SESSIONS = 64, 200.0, 10, 3
 LENGTH, BATCH, BATCHES = 200, 64, 20
 OURS = "brainlab store"
 TARGETS = {

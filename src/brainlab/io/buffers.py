@@ -18,6 +18,16 @@ __all__ = ["BufferPool"]
 _SMALLEST = 1 << 16
 
 
+def _references_when_unused() -> int:
+    """What ``sys.getrefcount`` says of an array that only a list and a loop over it refer to."""
+    for buffer in [np.empty(1)]:
+        return sys.getrefcount(buffer)
+    raise AssertionError
+
+
+_UNUSED = _references_when_unused()
+
+
 class BufferPool:
     """Hands out uninitialised arrays.
 
@@ -40,14 +50,14 @@ class BufferPool:
         if n_bytes < _SMALLEST:
             return np.empty(shape, kind)
         with self._lock:
-            for place, buffer in enumerate(self._buffers):
-                # Three references: the list's, this loop's and the call's. Views and tensors add theirs.
-                if buffer.nbytes == n_bytes and sys.getrefcount(buffer) == 3:
-                    self._buffers.append(self._buffers.pop(place))
+            for buffer in self._buffers:
+                # Unused: referred to by the list, this loop and the call. Views and tensors add to that.
+                if buffer.nbytes == n_bytes and sys.getrefcount(buffer) == _UNUSED:
                     return buffer.view(kind).reshape(shape)
             buffer = np.empty(n_bytes, np.uint8)
-            self._buffers.append(buffer)
-            del self._buffers[: -self.n_kept]
+            # In front, so that the sizes asked for last stay.
+            self._buffers.insert(0, buffer)
+            del self._buffers[self.n_kept :]
             return buffer.view(kind).reshape(shape)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -284,7 +284,7 @@ class Store:
         Args:
             sessions: session number of every window; all of them with equally many channels.
             starts: first sample of every window.
-            length: samples per window.
+            length: samples per window, at least one.
             out: filled and returned when given.
 
         Raises:
@@ -307,17 +307,17 @@ class Store:
                 )
         for window, number, first in zip(out, numbers, firsts, strict=True):
             blocks, n_samples = opened[number]
-            if first < 0 or length < 0 or first + length > n_samples:
+            if first < 0 or length < 1 or first + length > n_samples:
                 raise InvalidValue(
                     "window",
                     (first, length),
-                    f"expected start and length within {n_samples} samples",
+                    f"expected a start and a length of at least 1 within {n_samples} samples",
                     where=self.sessions[number].name,
                 )
             size = blocks.shape[2]
-            block, start = divmod(first, size) if size else (0, 0)
+            block, start = divmod(first, size)
             if start + length <= size:
-                window[...] = blocks[block, :, start : start + length] if size else 0
+                window[...] = blocks[block, :, start : start + length]
                 continue
             done = size - start
             window[:, :done] = blocks[block, :, start:]
