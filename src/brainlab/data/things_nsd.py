@@ -194,13 +194,35 @@ class ThingsNsdData(LightningDataModule):
             if number < 1:
                 raise InvalidValue(f"data.{name}", number, "expected at least 1")
         self.settings = PairSettings(
-            tuple(eeg_subjects), tuple(nsd_subjects), eeg_container, exclude_things_test, float(sfreq_hz), amplitude,
-            eeg_take_mean, fmri_take_mean, embedding, embedding_file, clip_model, clip_pretrained, match, top_k, match_expansion,
-            min_similarity, target_intersection, on_shortfall, split,
-            (float(fractions[0]), float(fractions[1]), float(fractions[2])), split_seed, n_clusters, cluster_seed,
-            cluster_spherical, cluster_fit, beta_prep, beta_normalisation,
-            None if ridge_files is None else dict(ridge_files),
-        )  # fmt: skip
+            eeg_subjects=tuple(eeg_subjects),
+            nsd_subjects=tuple(nsd_subjects),
+            eeg_container=eeg_container,
+            exclude_things_test=exclude_things_test,
+            sfreq_hz=float(sfreq_hz),
+            amplitude=amplitude,
+            eeg_take_mean=eeg_take_mean,
+            fmri_take_mean=fmri_take_mean,
+            embedding=embedding,
+            embedding_file=embedding_file,
+            clip_model=clip_model,
+            clip_pretrained=clip_pretrained,
+            match=match,
+            top_k=top_k,
+            match_expansion=match_expansion,
+            min_similarity=min_similarity,
+            target_intersection=target_intersection,
+            on_shortfall=on_shortfall,
+            split=split,
+            fractions=(float(fractions[0]), float(fractions[1]), float(fractions[2])),
+            split_seed=split_seed,
+            n_clusters=n_clusters,
+            cluster_seed=cluster_seed,
+            cluster_spherical=cluster_spherical,
+            cluster_fit=cluster_fit,
+            beta_prep=beta_prep,
+            beta_normalisation=beta_normalisation,
+            ridge_files=None if ridge_files is None else dict(ridge_files),
+        )
         self.cache = Cache(cache_dir)
         self.things_root, self.nsd_root = things_root, nsd_root
         self.size: Literal["tiny", "default"] = size

@@ -87,8 +87,8 @@ def alignment_rows(
         epochs: number of the EEG subject → (pair, its scaled trials).
         targets: of every pair.
         eeg_take_mean: one record per pair, the mean of its trials.
-        target_reps: pair → per fMRI subject, embedded single repetitions, NaN rows where there was none. With it, every EEG
-            repetition meets every fMRI repetition j of the first subject, and repetition j mod n of the others.
+        target_reps: pair → per fMRI subject, embedded single repetitions, NaN rows where there was none. With it, every
+            EEG repetition meets every fMRI repetition j of the first subject, and repetition j mod n of the others.
     """
     unit = unit_rows(targets.target.astype(np.float32))
     for subject, pairs in epochs.items():
