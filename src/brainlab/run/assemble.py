@@ -13,7 +13,16 @@ from brainlab.config.build import build
 from brainlab.errors import ConfigError, ShapeMismatch
 from brainlab.run.directory import RunDirectory
 
-__all__ = ["build_callbacks", "build_data", "build_evaluator", "build_task", "build_trainer", "fill_shapes", "prepare"]
+__all__ = [
+    "announce",
+    "build_callbacks",
+    "build_data",
+    "build_evaluator",
+    "build_task",
+    "build_trainer",
+    "fill_shapes",
+    "prepare",
+]
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +38,18 @@ def build_data(cfg: DictConfig) -> Any:
 
 def prepare(data: Any, stage: str | None = "fit") -> None:
     """Prepare what is missing and set the splits up; says at once whether the data are simulated."""
+    announce(data)
+    data.prepare_data()
+    data.setup(stage)
+
+
+def announce(data: Any) -> None:
+    """The line that leaves no doubt about where the data come from."""
     source = getattr(data, "source", None)
     if source == "synthetic":
         log.info("data source: SIMULATED (no files are configured; planted effects, not brain recordings)")
     elif source is not None:
         log.info("data source: files")
-    data.prepare_data()
-    data.setup(stage)
 
 
 def fill_shapes(model: DictConfig, shapes: Mapping[str, int]) -> DictConfig:
@@ -107,6 +121,6 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, callbacks: list[Any], logg
 
 def _copied(node: DictConfig) -> DictConfig:
     """A copy that may be changed and still hangs in its configuration: interpolations and the allow-list look up."""
-    copy = OmegaConf.create(OmegaConf.to_container(node, resolve=False))
+    copy: DictConfig = OmegaConf.create(OmegaConf.to_container(node, resolve=False))  # type: ignore[assignment]
     copy._set_parent(node._get_parent())
     return copy

@@ -57,9 +57,19 @@ class Chain:
             )  # fmt: skip
         self.stages = {str(name): _words(str(name), entry) for name, entry in stages.items()}
 
+        self._checked: list[Stage] | None = None
+
+    def check(self, cfg: DictConfig) -> None:
+        """Compose and validate every stage; nothing is written.
+
+        Raises:
+            ConfigError: naming the first stage that cannot work.
+        """
+        self._checked = self._composed(cfg)
+
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
         started = time.monotonic()
-        stages = self._composed(cfg)
+        stages = self._checked or self._composed(cfg)
         log.info("chain of %d stages: %s", len(stages), " → ".join(self.stages))
         done: dict[str, dict[str, Any]] = {}
         for position, stage in enumerate(stages, 1):
@@ -110,7 +120,8 @@ def _run_stage(stage: Stage, cfg: DictConfig, run: Run, done: Mapping[str, Mappi
     folder = run.path / "stages" / stage.name
     with outputs(done):
         data = assemble.build_data(stage.cfg)
-        assemble.prepare(data)
+        data.prepare_data()  # its content is part of the stage's fingerprint
+        data.setup("fit")
     with outputs({name: {what: f"{what} of {made['fingerprint']}" for what in made} for name, made in done.items()}):
         config = of_config(plain_config(stage.cfg))
     fingerprint = Fingerprint(

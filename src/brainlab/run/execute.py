@@ -56,13 +56,17 @@ def execute(cfg: DictConfig, *, folder: Path | None = None, overrides: list[str]
             "%s is completed already; nothing is run again (resume=never in a new folder repeats it)", directory.path
         )
         return (results.get("best") or {}).get("score")
+    job = build(cfg.job, path="job")
+    if hasattr(job, "check"):
+        job.check(cfg)
     directory.path.mkdir(parents=True, exist_ok=True)
     with _alone(directory), messages_to(directory):
-        return _attempt(cfg, directory, plain, overrides, earlier)
+        return _attempt(cfg, job, directory, plain, overrides, earlier)
 
 
 def _attempt(
     cfg: DictConfig,
+    job: Any,
     directory: RunDirectory,
     plain: dict[str, Any],
     overrides: list[str] | None,
@@ -81,7 +85,6 @@ def _attempt(
     state, code, message = "FAILED", 1, None
     try:
         run.facts = _write_down(cfg, run)
-        job = build(cfg.job, path="job")
         score = job(cfg, run)
         state, code = "COMPLETED", 0
         return score

@@ -66,7 +66,7 @@ class LastCheckpoint(Checkpoint):
         self._resume: dict[str, Any] | None = None
         self._pending_sums: dict[str, dict[str, Any]] = {}
         self._saving: dict[str, Any] | None = None
-        self._due: dict[str, Any] | None = None
+        self._due: list[dict[str, Any]] | None = None
         self._last_time = time.monotonic()
         self._last_step = 0
 
@@ -175,6 +175,12 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
+        if trainer.enable_validation and trainer.val_dataloaders is None:
+            # As Lightning does where a validation is due in this epoch: all loaders are known before the first batch,
+            # so that their generators do not depend on the epoch in which a run is continued.
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
+            trainer.training = True
         for loader in (trainer.train_dataloader, *_as_list(trainer.val_dataloaders)):
             _own_generator(loader, pl_module)
         state = self._resume
@@ -263,8 +269,8 @@ def _restore_metric_states(module: torch.nn.Module, states: dict[str, dict[str, 
     for name, stored in states.items():
         part = parts[name]
         for key, value in stored["state"].items():
-            setattr(part, key, _moved(value, part.device))  # type: ignore[arg-type]
-        part._update_count, part._computed = stored["count"], None  # type: ignore[assignment]
+            setattr(part, key, _moved(value, part.device))
+        part._update_count, part._computed = stored["count"], None
 
 
 def _copied(value: Any) -> Any:

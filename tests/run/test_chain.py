@@ -1,0 +1,96 @@
+"""Stages run in order, are reused when they are finished, and continue when they were killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from brainlab.errors import ConfigError
+from brainlab.run.chain import Chain
+from brainlab.run.stages import outputs, register_resolver
+
+_HERE = Path(__file__).parent
+
+
+def _command(root: Path, run: str, lr: float, reference: str = "first.checkpoint") -> list[str]:
+    trace = f"'model.trace={root / 'trace'}'"
+    return [
+        sys.executable, "-m", "brainlab", "--config-dir", str(_HERE / "conf"), "experiment=tiny", "logger=none",
+        f"paths.root={root}", f"paths.cache={root / 'cache'}", f"hydra.run.dir={root / run}", "job=chain",
+        f"+job.stages.first=['experiment=tiny',{trace}]",
+        f"+job.stages.second=['experiment=tiny','model.lr={lr}','model.sleep_s=0.05',{trace},"
+        f"'model.weights=${{stage:{reference}}}']",
+    ]  # fmt: skip
+
+
+def _start(root: Path, command: list[str]) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE)}
+    with (root / "out.txt").open("a") as stream:
+        return subprocess.Popen(
+            command, cwd=root, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def _batches(root: Path) -> int:
+    return (root / "trace").read_bytes().count(b"\n") if (root / "trace").exists() else 0
+
+
+def test_a_chain_survives_a_kill_and_shares_its_stages(tmp_path: Path) -> None:
+    process = _start(tmp_path, _command(tmp_path, "one", 0.02))
+    while process.poll() is None and _batches(tmp_path) < 38:  # 30 batches are the first stage
+        time.sleep(0.005)
+    assert process.poll() is None, (tmp_path / "out.txt").read_text()[-2000:]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = _batches(tmp_path)
+    assert _start(tmp_path, _command(tmp_path, "one", 0.02)).wait() == 0, (tmp_path / "out.txt").read_text()[-2000:]
+    assert (tmp_path / "one" / "stages" / "first" / "reused.json").exists()
+    assert "resumed at epoch 0, batch" in (tmp_path / "one" / "stages" / "second" / "brainlab.log").read_text()
+    assert _batches(tmp_path) - before < 30
+    results = json.loads((tmp_path / "one" / "results.json").read_text())
+    assert results["stages"]["first"]["reused"] is True
+    assert results["stages"]["second"]["reused"] is False
+    assert results["data_source"] == "synthetic"
+    assert Path(results["best"]["checkpoint"]).is_file()
+
+    before = _batches(tmp_path)
+    assert _start(tmp_path, _command(tmp_path, "two", 0.03)).wait() == 0
+    assert _batches(tmp_path) - before == 30  # only the second stage, whose lr is another one
+    resolved = OmegaConf.load(tmp_path / "two" / "resolved.yaml")
+    raw = OmegaConf.to_container(resolved.job.stages.second, resolve=False)
+    assert "model.weights=${stage:first.checkpoint}" in raw
+
+
+def test_every_stage_is_checked_before_the_first_one_starts(tmp_path: Path) -> None:
+    for reference, meant in (("frist.checkpoint", "first"), ("first.weights", "first.checkpoint")):
+        process = _start(tmp_path, _command(tmp_path, "bad", 0.02, reference))
+        assert process.wait() == 2
+        text = (tmp_path / "out.txt").read_text()
+        assert reference in text
+        assert meant in text
+        assert "Traceback" not in text
+    assert _batches(tmp_path) == 0
+
+
+def test_a_reference_stands_for_itself_until_its_stage_has_run() -> None:
+    register_resolver()
+    cfg = OmegaConf.create({"weights": "${stage:first.checkpoint}"})
+    assert cfg.weights == "${stage:first.checkpoint}"
+    with outputs({"first": {"checkpoint": "/x.ckpt"}}):
+        assert cfg.weights == "/x.ckpt"
+
+
+def test_a_chain_without_stages_or_with_odd_ones_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one stage"):
+        Chain({})
+    with pytest.raises(ConfigError, match=r"job\.stages\.a"):
+        Chain({"a": "experiment=tiny"})
+    assert Chain({"a": {"experiment": "tiny", "seed": 1}}).stages == {"a": ["experiment=tiny", "seed=1"]}
