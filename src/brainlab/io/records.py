@@ -16,6 +16,7 @@ from jaxtyping import Int
 
 from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
 from brainlab.io.atomic import disk_full
+from brainlab.io.buffers import BufferPool
 from brainlab.io.lmdb_file import open_readonly
 
 __all__ = ["Records", "Schema", "write_records"]
@@ -201,6 +202,7 @@ class Records:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._views: dict[str, list[np.ndarray]] | None = None
+        self._pool = BufferPool(8)
         environment = open_readonly(self.path)
         with environment.begin() as transaction:
             raw = transaction.get(_HEADER)
@@ -258,7 +260,7 @@ class Records:
             if name not in self.schema:
                 raise InvalidValue("field", name, f"expected one of {', '.join(self.schema)}", where=str(self.path))
             dtype, shape = self.schema[name]
-            out = np.empty((len(rows), *shape), dtype)
+            out = self._pool.empty((len(rows), *shape), dtype)
             views = columns[name]
             for row, (block, place) in enumerate(rows):
                 out[row] = views[block][place]
