@@ -19,7 +19,8 @@ __all__ = ["PREVIOUS", "Previous", "find_previous"]
 
 PREVIOUS = "brainlab_previous"
 _HOW = ("validate", "dry", "wait")
-_PLACES = ("paths", "logger", "hydra/launcher", "hydra.launcher", "hydra.run", "hydra.sweep", *_HOW)
+# Hydra's own node holds launchers and folders, and what Lightning gives to the other processes of a distributed run.
+_PLACES = ("paths", "logger", "hydra", *_HOW)
 _GROWTH = ("trainer.max_epochs", "trainer.max_steps")
 _NEUTRAL = (
     "trainer.devices",
