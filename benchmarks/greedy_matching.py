@@ -27,7 +27,7 @@ _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 def embeddings(n: int, m: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that share 40 directions and an offset, as image embeddings do, so that some pictures are everybody's best."""
+    """Rows that share 40 directions and an offset, as image embeddings do: some pictures are everybody's best."""
     rng = np.random.default_rng(seed)
     directions = rng.standard_normal((40, dim), dtype=np.float32)
 

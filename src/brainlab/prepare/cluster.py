@@ -77,13 +77,16 @@ def fit_clusters(
         InvalidValue: with fewer rows than clusters.
     """
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     rows = np.concatenate([np.asarray(left, np.float64), np.asarray(right, np.float64)])
     if len(rows) < n_clusters:
         raise InvalidValue("n_clusters", n_clusters, f"expected at most the {len(rows)} pictures of the training pairs")
     if spherical:
         return _spherical(_unit(rows), n_clusters, seed)
-    fitted = KMeans(n_clusters=n_clusters, random_state=seed, n_init=10).fit(rows)
+    # One thread: sums in another order could move a picture on the border, so that labels would depend on the machine.
+    with threadpool_limits(1):
+        fitted = KMeans(n_clusters=n_clusters, random_state=seed, n_init=10).fit(rows)
     return Clusters(fitted.cluster_centers_.astype(np.float32), False, seed)
 
 
