@@ -52,7 +52,10 @@ HIDDEN = {
 MODES = {"run": [], "sweep": ["-m"], "check": ["validate=full"], "help": ["--hydra-help"]}
 # Help builds what Hydra's own node names and nothing else.
 CASES = [
-    (case, mode) for case, (words, _) in HIDDEN.items() for mode in MODES if mode != "help" or "hydra." in words[0]
+    (case, mode)
+    for case, (words, _) in HIDDEN.items()
+    for mode in MODES
+    if mode != "help" or words[0].lstrip("+").startswith("hydra.")
 ]
 
 
