@@ -22,6 +22,10 @@ from brainlab.run.checkpoint import latest
 from brainlab.run.execute import execute
 
 _LAUNCH = Path(__file__).parent / "launch.py"
+_EARLY_STOPPING = (
+    "callbacks.early_stopping="
+    "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, patience: 1, verbose: false}"
+)
 
 
 def _start(root: Path, *overrides: str) -> subprocess.Popen[bytes]:
@@ -126,6 +130,7 @@ def _run_until(cfg, folder: Path, monkeypatch: pytest.MonkeyPatch, *, hook: str,
         (("trainer.val_check_interval=5", "callbacks.last.every_n_steps=1"), "training_step", 22),
         (("trainer.max_epochs=null", "trainer.max_steps=40"), "training_step", 17),
         (("trainer.check_val_every_n_epoch=2", "callbacks.last.every_n_steps=3"), "training_step", 26),
+        ((_EARLY_STOPPING, "model.lr=1.0", "trainer.max_epochs=6"), "training_step", 20),
     ],
     ids=[
         "validating",
@@ -135,6 +140,7 @@ def _run_until(cfg, folder: Path, monkeypatch: pytest.MonkeyPatch, *, hook: str,
         "validating-often",
         "by-steps",
         "validating-seldom",
+        "stopping-early",
     ],
 )
 def test_any_place_to_stop_gives_the_same_run(

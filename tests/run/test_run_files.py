@@ -255,3 +255,27 @@ def test_collect_lines_runs_up_and_shows_where_two_differ(finished_run: Path, tm
 )
 def test_numbers_in_the_report_are_readable(value: object, text: str) -> None:
     assert number(value) == text
+
+
+def test_a_terminated_run_is_cancelled_and_can_go_on(tmp_path: Path) -> None:
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    trace = tmp_path / "trace"
+    words = [str(tmp_path), f"model.trace={trace}", "model.sleep_s=0.05"]
+    command = [sys.executable, str(Path(__file__).parent / "launch.py"), *words]
+    process = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and (not trace.exists() or trace.read_text().count("\n") < 6):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit"]) == ("CANCELLED", 130)
+    score = execute(tiny_config(tmp_path, *words[1:]), folder=tmp_path / "run")
+    assert score is not None
+    assert "resumed at epoch 0, batch" in (tmp_path / "run" / "brainlab.log").read_text()

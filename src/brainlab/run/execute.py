@@ -17,6 +17,7 @@ from brainlab.config.resolved import resolved_yaml
 from brainlab.errors import ConfigError
 from brainlab.run.context import Run
 from brainlab.run.directory import RunDirectory, is_rank_zero, read_json, write_json
+from brainlab.run.ending import terminable
 from brainlab.run.environment import environment
 from brainlab.run.fingerprint import GROWTH_KEYS, compare, flatten, plain_config
 from brainlab.run.logs import messages_to, quiet_libraries
@@ -60,7 +61,7 @@ def execute(cfg: DictConfig, *, folder: Path | None = None, overrides: list[str]
     if hasattr(job, "check"):
         job.check(cfg)
     directory.path.mkdir(parents=True, exist_ok=True)
-    with _alone(directory), messages_to(directory):
+    with _alone(directory), messages_to(directory), terminable():
         return _attempt(cfg, job, directory, plain, overrides, earlier)
 
 
@@ -90,17 +91,19 @@ def _attempt(
         return score
     except KeyboardInterrupt:
         state, code, message = "CANCELLED", 130, "interrupted"
-        log.info("interrupted; continue with: resume=%s", directory.path)
+        log.info("interrupted; continue with: brainlab resume=%s", directory.path)
         raise
     except ConfigError as error:
-        code, message = 2, str(error)
+        # Refused, not failed: what an earlier attempt completed stays completed.
+        state, code, message = ("COMPLETED" if run.was_completed else "FAILED"), 2, str(error)
         _keep_traceback(directory)
         raise
     except BaseException as error:
         # A scheduler ends a run with SystemExit subclasses of its own: they count as failures here and travel on.
         message = f"{type(error).__name__}: {error}"
         _keep_traceback(directory)
-        _report_failure(directory, error)
+        if not getattr(error, "brainlab_reported", False):  # a stage of a chain has said it already
+            _report_failure(directory, error)
         error.brainlab_reported = True  # type: ignore[attr-defined]
         raise
     finally:

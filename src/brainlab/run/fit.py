@@ -76,6 +76,7 @@ class Fit:
 
 
 def _fit(trainer: Any, task: Any, data: Any, checkpoint: Any, last: Any, run: Run) -> None:
+    data.prepare_data = _nothing_left  # Lightning asks again; what is prepared need not be told twice
     if checkpoint is not None:
         log.info("continuing from %s", checkpoint)
     try:
@@ -89,6 +90,10 @@ def _fit(trainer: Any, task: Any, data: Any, checkpoint: Any, last: Any, run: Ru
         if last is not None:
             run.status.note(batches=last.executed)
             log.info("trained %d batches in this attempt", last.executed)
+
+
+def _nothing_left() -> None:
+    """Stands for a preparation that is done."""
 
 
 def _is_finished(checkpoint: dict[str, Any], cfg: DictConfig) -> bool:
