@@ -503,7 +503,7 @@ class _Pipeline:
         files = [
             f for pattern in _THINGS_EEG_FILES for f in self.things_root.glob(pattern.format(subject)) if f.is_file()
         ]
-        metadata = [f for f in self.things_root.glob("*/image_metadata.npy") if f.is_file()]
+        metadata = [f for depth in ("", "*/", "*/*/") for f in self.things_root.glob(f"{depth}image_metadata.npy")]
         return self.cache.fingerprint_files({*files, *metadata}, self.things_root)
 
     def _picture_fingerprint(self, index: things_eeg.ImageIndex) -> str:
