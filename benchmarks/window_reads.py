@@ -196,9 +196,9 @@ def torcheeg_sets(folder, data, sessions, cut, labels):
     """torcheeg's data set over raw recordings cut side by side, and its LMDB reader alone."""
     import mne
     import torch
+    from torch.utils.data import Dataset
     from torcheeg import transforms
     from torcheeg.datasets import MNERawDataset
-    from torch.utils.data import Dataset
 
     raws = []
     for samples in data:

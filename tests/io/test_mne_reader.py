@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import mne
+import numpy as np
+import pytest
+
+from brainlab.errors import InvalidFile, InvalidValue
+from brainlab.io.mne_reader import read_recording
+
+
+@pytest.fixture
+def fif(tmp_path):
+    """A recording whose clock starts 37 samples before its first sample, with a trigger channel."""
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((4, 500)) * 1e-5
+    data[3] = 0
+    data[3, 100:110] = 5
+    data[3, 300:303] = 2
+    info = mne.create_info(["Cz", "EOG1", "GSR", "STI 014"], 100.0, ["eeg", "eeg", "misc", "stim"])
+    info.set_meas_date(datetime(2024, 5, 1, 12, tzinfo=UTC))
+    raw = mne.io.RawArray(data, info, first_samp=37, verbose="ERROR")
+    raw.set_montage(mne.channels.make_dig_montage({"Cz": (0.0, 0.01, 0.1)}, coord_frame="head"), on_missing="ignore")
+    raw.set_annotations(mne.Annotations([1.5, 4.0], [0.2, 0.0], ["blink", "square"]))
+    path = tmp_path / "x_raw.fif"
+    raw.save(path, fmt="double", verbose="ERROR")
+    return path, data
+
+
+def test_samples_channels_and_times_agree_with_the_file(fif):
+    path, data = fif
+    recording = read_recording(path)
+    np.testing.assert_allclose(recording.samples(), data, rtol=1e-12)
+    np.testing.assert_allclose(recording.samples(120, 130), data[:, 120:130], rtol=1e-12)
+    assert recording.ch_names == ("Cz", "EOG1", "GSR", "STI 014")
+    assert [channel.kind for channel in recording.channels] == ["eeg", "eog", "misc", "stim"]
+    assert recording.channels[0].unit == "V"
+    np.testing.assert_allclose(recording.channels[0].position, (0.0, 0.01, 0.1), atol=1e-6)
+    assert recording.channels[1].position is None
+    assert recording.sfreq_hz == 100.0
+    assert recording.meas_date == datetime(2024, 5, 1, 12, tzinfo=UTC)
+    assert recording.provenance["first_sample"] == 37
+
+
+def test_times_count_from_the_first_sample_where_the_clock_does_not(fif):
+    recording = read_recording(fif[0])
+    assert [(a.description, round(a.onset_s, 6), round(a.duration_s, 6)) for a in recording.annotations] == [
+        ("blink", 1.5, 0.2),
+        ("square", 4.0, 0.0),
+    ]
+    assert [(event.sample, event.code) for event in recording.events] == [(100, 5), (300, 2)]
+    assert read_recording(fif[0], events=False).events == ()
+
+
+def test_kinds_can_be_set_and_channels_picked(fif):
+    recording = read_recording(fif[0], kinds={"GSR": "gsr", "EOG1": "eeg"})
+    assert [channel.kind for channel in recording.channels] == ["eeg", "eeg", "gsr", "stim"]
+    picked = recording.pick(["GSR", "Cz"])
+    np.testing.assert_allclose(picked.samples(3, 9), fif[1][[2, 0], 3:9], rtol=1e-12)
+    assert recording.pick_kinds("eeg").ch_names == ("Cz", "EOG1")
+    with pytest.raises(InvalidValue, match="channel=Pz"):
+        recording.pick(["Pz"])
+    with pytest.raises(InvalidValue, match="range"):
+        recording.samples(0, 501)
+    with pytest.raises(InvalidValue, match="kinds"):
+        read_recording(fif[0], kinds={"Pz": "eeg"})
+
+
+def test_what_mne_cannot_read_is_one_sentence(tmp_path):
+    (tmp_path / "x.edf").write_bytes(b"nothing")
+    (tmp_path / "x.xyz").write_bytes(b"nothing")
+    for name in ("x.edf", "x.xyz", "missing.fif"):
+        with pytest.raises(InvalidFile) as error:
+            read_recording(tmp_path / name)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+REAL = {
+    "eeg/eeglab/eeglab_data.set": (32, 30504, 128.0, 154, 0),
+    "eeg/eeglab/sub-S1_ses-01_task-Experiment_run-01_eeg.set": (15, 15360, 256.0, 55, 0),
+    "eeg/edf/test_stim_channel.edf": (3, 120000, 200.0, 0, 1200),
+    "eeg/brainvision/test.vhdr": (32, 7900, 1000.0, 13, 0),
+    "meg/kit_test.sqd": (193, 2000, 1000.0, 0, 2),
+    "meg/test_ctf_comp_raw.fif": (340, 241, 480.0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", list(REAL))
+def test_real_files_agree_with_mne(real_data_dir, name):
+    path = real_data_dir / name
+    recording = read_recording(path)
+    raw = mne.io.read_raw(path, preload=False, verbose="ERROR")
+    n_channels, n_samples, sfreq, n_annotations, n_events = REAL[name]
+    assert recording.n_channels == n_channels
+    assert recording.n_samples == n_samples
+    assert recording.sfreq_hz == sfreq
+    assert len(recording.annotations) == n_annotations
+    assert len(recording.events) == n_events
+    np.testing.assert_array_equal(recording.samples(50, 90), raw[:, 50:90][0])
+    if n_annotations:
+        events = mne.events_from_annotations(raw, verbose="ERROR")[0][:, 0] - raw.first_samp
+        onsets = np.array([a.onset_s for a in recording.annotations])
+        assert set(events) <= set(np.round(onsets * sfreq).astype(int))
+
+
+def test_eog_of_the_real_eeg_is_known_by_name(real_data_dir):
+    recording = read_recording(real_data_dir / "eeg/eeglab/eeglab_data.set")
+    assert [channel.name for channel in recording.channels if channel.kind == "eog"] == ["EOG1", "EOG2"]
+    assert all(channel.position is not None for channel in recording.channels)
+
+
+def test_real_file_that_mne_refuses_is_one_sentence(real_data_dir):
+    with pytest.raises(InvalidFile, match=r"test\.cnt") as error:
+        read_recording(real_data_dir / "eeg/neuroscan/test.cnt")
+    assert "\n" not in str(error.value)
