@@ -79,9 +79,10 @@ def test_a_failed_build_leaves_nothing_and_its_error_passes(tmp_path):
     [
         OSError(errno.ENOSPC, "No space left on device"),
         OSError("25600 requested and 1024 written"),
+        OSError("Not enough free space to write 25600000 bytes after offset 128"),
         RuntimeError("mdb_put: No space left on device"),
     ],
-    ids=["operating system", "numpy", "lmdb"],
+    ids=["operating system", "numpy short write", "numpy before writing", "lmdb"],
 )
 def test_a_full_disk_is_one_sentence_with_the_way_out_and_leaves_nothing(tmp_path, error):
     def build(folder: Path) -> None:

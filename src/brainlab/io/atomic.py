@@ -105,7 +105,7 @@ def is_disk_full(error: BaseException, folder: Path | str) -> bool:
         text = str(seen)
         if "No space left on device" in text or "quota exceeded" in text.lower():
             return True
-        if isinstance(seen, OSError) and re.search(r"\d+ requested and \d+ written", text):
+        if isinstance(seen, OSError) and re.search(r"\d+ requested and \d+ written|Not enough free space", text):
             return True
         seen = seen.__cause__ or seen.__context__
     try:

@@ -159,7 +159,7 @@ class Cache:
             full = is_disk_full(error, target.parent)
             shutil.rmtree(temporary, ignore_errors=True)
             if full and isinstance(error, Exception):
-                raise self._refused(error) from error
+                raise self._refused(error, full=True) from error
             raise
 
     def _sweep(self, target: Path) -> None:
@@ -175,8 +175,8 @@ class Cache:
             except Timeout:
                 continue
 
-    def _refused(self, error: BaseException) -> InvalidFile:
-        if is_disk_full(error, self.root if self.root.exists() else self.root.anchor):
+    def _refused(self, error: BaseException, full: bool = False) -> InvalidFile:
+        if full or is_disk_full(error, self.root if self.root.exists() else self.root.anchor):
             return InvalidFile(
                 "cache", self.root, "expected room to write, but the disk is full; nothing was kept", hint=_ROOT_HINT
             )

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
-from brainlab.io.atomic import disk_full
+from brainlab.io.atomic import disk_full, is_disk_full
 from brainlab.io.buffers import BufferPool
 from brainlab.io.lmdb_file import open_readonly
 
@@ -93,7 +93,7 @@ def write_records(
         _put(environment, items)
         environment.sync(True)
     except lmdb.Error as error:
-        if "No space left" in str(error):
+        if is_disk_full(error, path):  # LMDB calls a short write an input/output error
             raise disk_full(path) from error
         raise
     finally:

@@ -81,8 +81,9 @@ class AmplitudeStatistics:
             return None
         side = "below" if self.std < low else "above"
         return (
-            f"The scaled EEG has a standard deviation of {self.std:.3g}, {side} the {low:g} to {high:g} of the data the "
-            "encoder was pretrained on; choose data.amplitude=zscore or robust for data that are not in microvolts."
+            f"The scaled EEG has a standard deviation of {self.std:.3g}, {side} the {low:g} to {high:g} of the data "
+            "that the encoder was pretrained on; choose data.amplitude=zscore or robust for data that are not in "
+            "microvolts."
         )
 
 
