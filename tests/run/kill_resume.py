@@ -107,18 +107,24 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments[:split]))
     command = list(arguments[split + 1 :])
     options.folder.mkdir(parents=True, exist_ok=True)
-    one, other = options.folder.absolute() / "alone", options.folder.absolute() / "killed"
+    one = options.folder.absolute() / "alone"
     alone_s = run_alone([*command, f"hydra.run.dir={one}"], options.folder / "alone.txt")
-    rng, kills = random.Random(options.seed), 0
-    killed = [*command, f"hydra.run.dir={other}"]
-    while kills < options.kills and kill_after_progress(
-        killed, other, options.folder / "killed.txt", rng, options.most_rows
-    ):
-        kills += 1
-    run_alone(killed, options.folder / "killed.txt")
-    found = {"kills": kills, "alone_s": round(alone_s, 1), **compare(one, other)}
-    print(json.dumps(found, indent=1))
-    return 0 if all(value for key, value in found.items() if key.endswith(("_equal", "_step"))) else 1
+    rng, kills, rounds = random.Random(options.seed), 0, []
+    while kills < options.kills:  # a run that reached its end makes room for another one
+        other = options.folder.absolute() / f"killed-{len(rounds) + 1}"
+        killed = [*command, f"hydra.run.dir={other}"]
+        before = kills
+        while kills < options.kills and kill_after_progress(
+            killed, other, options.folder / "killed.txt", rng, options.most_rows
+        ):
+            kills += 1
+        run_alone(killed, options.folder / "killed.txt")
+        rounds.append({"kills": kills - before, **compare(one, other)})
+        if kills == before:
+            raise SystemExit("The run ends before it can be killed: lower --most-rows or train longer.")
+    print(json.dumps({"kills": kills, "alone_s": round(alone_s, 1), "rounds": rounds}, indent=1))
+    equal = [value for found in rounds for key, value in found.items() if key.endswith(("_equal", "_step"))]
+    return 0 if all(equal) else 1
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Collect:
             raise InvalidFile("runs", ", ".join(self.runs), "expected at least one directory with a status.json")
         rows = table_of(folders)
         run.directory.write("collect.csv", _csv(rows))
-        _show(rows, f"{len(rows)} runs")
+        _show(_for_screen(rows), f"{len(rows)} runs")
         states = [row["state"] for row in rows]
         counts = (states.count("COMPLETED"), states.count("FAILED"), len(states) - states.count("COMPLETED") -
                   states.count("FAILED"))  # fmt: skip
@@ -141,11 +141,25 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def _for_screen(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The columns that tell the runs apart, and their scores; ``collect.csv`` holds all of them."""
+    always, never = ("run", "state", "best", "value"), ("run_dir", "mlflow_run_id", "low", "high", "wall_s", "chance")
+    chosen = [
+        key for key in rows[0] if key in always or (key not in never and len({repr(row[key]) for row in rows}) > 1)
+    ]
+    monitors, headlines = ({row[key] for row in rows} for key in ("monitor", "headline"))
+    names = {
+        "best": f"best {next(iter(monitors))}" if len(monitors) == 1 else "best",
+        "value": str(next(iter(headlines)) or "value") if len(headlines) == 1 else "value",
+    }
+    return [{names.get(key, key): row[key] for key in chosen} for row in rows]
+
+
 def _show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = [key for key in rows[0] if key != "run_dir" and any(row[key] is not None for row in rows)]
+    columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
     table = Table(title=title)
     for column in columns:
         table.add_column(column, overflow="fold")
