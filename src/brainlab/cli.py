@@ -26,6 +26,7 @@ __all__ = ["entry", "main"]
 
 schema.register()
 _started: list[Path] = []  # the folders of the runs that this process began
+_failed: list[Exception] = []  # why the single run of this process failed
 _typed: list[str] = []  # the command line as the user wrote it
 
 
@@ -37,12 +38,18 @@ def entry(cfg: DictConfig) -> Any:
     logging.getLogger("brainlab").info("brainlab %s: %s", __version__, cfg.experiment_name)  # before the long imports
     from brainlab.run import run
 
+    swept = "MULTIRUN" in str(HydraConfig.get().mode)
     try:
         return run(cfg)
     except ConfigError as error:
-        if "MULTIRUN" in str(HydraConfig.get().mode):
+        if swept:
             raise BrainlabError(str(error)) from error  # one job that cannot start does not stop its siblings
         raise
+    except Exception as error:
+        if swept:
+            raise
+        _failed.append(error)  # Hydra would print a sentence of its own behind ours
+        return None
 
 
 def main() -> None:
@@ -52,6 +59,7 @@ def main() -> None:
     if not debug:
         warnings.filterwarnings("ignore", module="hydra")
     _started.clear()
+    _failed.clear()
     _typed[:] = sys.argv
     try:
         code = _run(sys.argv[1:])
@@ -94,6 +102,8 @@ def _run(arguments: list[str]) -> int:
         from brainlab.config.preflight import explained
 
         raise explained(line, error) from error
+    if _failed:
+        raise _failed.pop()
     return 0
 
 

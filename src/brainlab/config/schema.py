@@ -115,6 +115,8 @@ class BrainlabConf:
     logger: Any = None
     sweep: SweepConf = field(default_factory=SweepConf)
     security: SecurityConf = field(default_factory=SecurityConf)
+    weights: dict[str, str | None] = field(default_factory=lambda: {"encoder": None})
+    checkpoint: str | None = None
     runs: Any = None
     validate: Any = False
     dry: bool = False
@@ -133,7 +135,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("brainlab.user_cache", _user_cache, replace=True)
     if not OmegaConf.has_resolver("stage"):
         # Chains replace it; until a chain runs, a reference to a stage stands for itself.
-        OmegaConf.register_new_resolver("stage", lambda reference: f"<stage {reference}>")
+        OmegaConf.register_new_resolver("stage", lambda reference: "${stage:" + reference + "}")
 
 
 def _user_cache() -> str:

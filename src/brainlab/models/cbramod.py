@@ -281,6 +281,8 @@ def load_released_weights(model: CBraMod, state: Mapping[str, Any]) -> WeightRep
         ShapeMismatch: if a tensor has another shape; nothing is loaded.
     """
     released, own = released_state_dict(state), model.state_dict()
+    if not any(name.startswith("proj_out.") for name in own):  # a downstream encoder reconstructs nothing
+        released = {name: value for name, value in released.items() if not name.startswith("proj_out.")}
     missing = [name for name in own if name not in released]
     unexpected = [name for name in released if name not in own]
     required = [name for name in missing if not name.startswith("proj_out.")]

@@ -11,6 +11,7 @@ from brainlab.errors import ConfigError
 from brainlab.run.directory import RunDirectory, read_json
 from brainlab.run.fingerprint import Fingerprint, of_config
 from brainlab.run.status import Status
+from brainlab.run.weights import fingerprint_weights
 
 __all__ = ["Run"]
 
@@ -39,6 +40,11 @@ class Run:
     def attempt(self) -> int:
         return self.status.attempt
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """Files that training starts from, by part of the model."""
+        return {part: file for part, file in (self.plain.get("weights") or {}).items() if file is not None}
+
     def settle_fingerprint(self, data: Any = None) -> Fingerprint:
         """Write ``fingerprint.txt`` once the data's content is known, or check it against an earlier attempt's.
 
@@ -46,9 +52,11 @@ class Run:
             ConfigError: the data are not those that the run was started with.
         """
         config = of_config(self.plain)
-        found = Fingerprint(
-            config.config, config.growth, getattr(data, "source", None), getattr(data, "fingerprint", None)
-        )
+        content = getattr(data, "fingerprint", None)
+        weights = fingerprint_weights(self.weights)
+        if weights is not None:
+            content = f"{content}+{weights}"
+        found = Fingerprint(config.config, config.growth, getattr(data, "source", None), content)
         stored = Fingerprint.stored(self.directory.fingerprint)
         if stored.get("data") and found.data and (stored["data"], stored["data_source"]) != (
             found.data, found.data_source,

@@ -42,6 +42,7 @@ _IGNORED = (
     "trainer.strategy",
     "trainer.enable_*",
     # Where files lie is no property of the run: their content is hashed instead.
+    "weights",
     "data.num_workers",
     "data.root",
     "data.*_root",

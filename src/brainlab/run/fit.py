@@ -29,6 +29,7 @@ class Fit:
         from brainlab.run.checkpoint import latest, load, load_weights
         from brainlab.run.logs import quiet_libraries
         from brainlab.run.tracks import open_logger
+        from brainlab.run.weights import load_weights_into
 
         quiet_libraries()
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -55,6 +56,8 @@ class Fit:
             if best is not None:
                 _restore_best(best, found[1])
         else:
+            if found is None:
+                load_weights_into(task, run.weights)
             _fit(trainer, task, data, found[0] if found else None, callbacks.get("last"), run)
 
         score = getattr(best, "score", None)
