@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 import traceback
@@ -46,6 +47,8 @@ def execute(cfg: DictConfig, *, folder: Path | None = None, overrides: list[str]
         ConfigError: the directory belongs to another configuration, or is in use.
         Exception: whatever the job raised; it carries ``brainlab_reported = True`` because its message was shown.
     """
+    # Threads that spin at a barrier slow training twentyfold where others use the same cores; read at torch's import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet_libraries()
     register_resolver()
     directory = RunDirectory(folder or _folder(cfg))
@@ -132,7 +135,7 @@ def _folder(cfg: DictConfig) -> Path:
 
 def _check_earlier(cfg: DictConfig, directory: RunDirectory, plain: dict[str, Any]) -> dict[str, Any] | None:
     """The configuration of an earlier attempt in this directory, once it is known to fit."""
-    if not directory.used():
+    if not directory.used() or not is_rank_zero():  # the first process of a distributed run decides for all
         return None
     if str(cfg.get("resume", "auto")) == "never":
         raise ConfigError(

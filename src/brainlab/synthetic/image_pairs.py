@@ -66,7 +66,7 @@ class ImagePairs:
         brick_px: size of the NSD pictures.
     """
 
-    n_train_concepts: int = 140
+    n_train_concepts: int = 105
     images_per_concept: int = 10
     n_test_images: int = 20
     n_eeg_subjects: int = 2
@@ -84,9 +84,9 @@ class ImagePairs:
     n_components: int = 8
     n_modes: int = 8
     n_fmri_subjects: int = 2
-    shared_partners: int = 400
-    own_partners: int = 1000
-    shared_strangers: int = 200
+    shared_partners: int = 300
+    own_partners: int = 750
+    shared_strangers: int = 150
     fmri_repetitions: int = 3
     trials_per_session: int = 600
     volume: tuple[int, int, int] = (14, 16, 12)
