@@ -1,27 +1,48 @@
 """Kill a run at random moments, resume it, and compare it with the same run left alone.
 
-    python tests/run/kill_resume.py FOLDER --kills 10 -- brainlab experiment=eeg_fmri_align trainer=debug …
+    python tests/run/kill_resume.py FOLDER --kills 10 --resume both -- brainlab experiment=eeg_fmri_align key=value …
 
-Everything after ``--`` is the command of the run; it must leave out ``hydra.run.dir`` and use a tracker or none.
-Both runs share the cache, so prepare the data first if its time matters. Prints one JSON object.
+Everything after ``--`` is the command of the run, without ``hydra.run.dir`` and ``paths.root``. Each round is a run of
+its own: started, killed with SIGKILL in the middle of an epoch, resumed once. Needs ``trainer.log_every_n_steps=1``
+(logged steps tell how far the killed process came) and ``callbacks.last.every_n_steps``. Rounds whose last checkpoint
+fell on the start of an epoch are shown but do not count. Prints a table; exit code 1 unless everything is equal.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+_RESUMED = re.compile(r"resumed at epoch (\d+), batch (\d+)")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The uninterrupted run."""
+
+    run: Path
+    total: int
+    """Batches trained."""
+    per_epoch: int
+    step_name: str
+    """A metric that is logged once per batch."""
+    batch_s: float
 
 
 def run_alone(command: Sequence[str], log: Path) -> float:
@@ -34,21 +55,59 @@ def run_alone(command: Sequence[str], log: Path) -> float:
     return time.monotonic() - started
 
 
-def kill_after_progress(command: Sequence[str], run: Path, log: Path, rng: random.Random, most_rows: int) -> bool:
-    """Start, wait for a random amount of new metric rows and a random moment more, kill -9. False if it ended first."""
-    history = run / "metrics.jsonl"
-    before = _lines(history)
-    wanted = before + rng.randint(1, most_rows)
+def reference(run: Path) -> Reference:
+    """What the uninterrupted run says about itself."""
+    total = _attempts(run)[-1]["batches"]
+    per_epoch = int(re.findall(r"(\d+) batches per epoch", (run / "brainlab.log").read_text())[-1])
+    rows = _rows(run)
+    names = [name for name, n in Counter(row["name"] for row in rows).items() if n == total]
+    if not names:
+        raise SystemExit(f"No metric was logged at each of the {total} steps: set trainer.log_every_n_steps=1.")
+    times = [row["time_ms"] / 1000 for row in rows if row["name"] == names[0]]
+    return Reference(run, total, per_epoch, names[0], statistics.median(b - a for a, b in itertools.pairwise(times)))
+
+
+def kill(command: Sequence[str], run: Path, log: Path, ref: Reference, rng: random.Random) -> int:
+    """Start a run, kill it at a random moment of a random epoch; returns the batches it had logged by then."""
+    wanted = rng.randrange(ref.total // ref.per_epoch) * ref.per_epoch + rng.randint(3, ref.per_epoch)
+    wait_s = rng.random() * ref.batch_s
     with log.open("a") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
-    while process.poll() is None and _lines(history) < wanted:
-        time.sleep(0.005)
-    time.sleep(rng.random() * 0.15)
+    while process.poll() is None and _logged(run, ref.step_name) < wanted:
+        time.sleep(0.002)
+    time.sleep(wait_s)
     if process.poll() is not None:
-        return False
+        raise SystemExit(f"{run} ended before it was killed:\n{log.read_text()[-3000:]}")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return True
+    return _logged(run, ref.step_name)
+
+
+def kill_and_resume(
+    program: Sequence[str], words: Sequence[str], run: Path, ref: Reference, rng: random.Random, how: str
+) -> dict[str, Any]:
+    """One round: what was executed, and whether the resumed run equals the uninterrupted one."""
+    log = run.with_suffix(".txt")
+    start = [*program, *words, f"hydra.run.dir={run}"]
+    executed = kill(start, run, log, ref, rng)
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["brainlab"]
+    position = saved["epoch"] * ref.per_epoch + saved["batch"]
+    run_alone(start if how == "auto" else [*program, f"resume={run}"], log)
+    found = compare(ref.run, run)
+    (epoch, batch), *more = _RESUMED.findall((run / "brainlab.log").read_text())
+    after = found["batches_of_attempts"][-1]
+    return {
+        "resume": how,
+        "killed_after": executed,
+        "checkpoint": (saved["epoch"], saved["batch"]),
+        "resumed_at": (int(epoch), int(batch)),
+        "executed_then": after,
+        "redone": executed - position,
+        "position_equal": (saved["epoch"], saved["batch"]) == (int(epoch), int(batch)) and not more,
+        "remaining_equal": after == ref.total - position,
+        **{key: value for key, value in found.items() if key.endswith(("_equal", "_step"))},
+        **tracked(run),
+    }
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:
@@ -71,16 +130,72 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
         == {k: v for k, v in results[1].items() if k not in ignored},
         "attempts": results[1]["attempts"],
         "resumed_at": re.findall(r"resumed at epoch \d+, batch \d+", (other / "brainlab.log").read_text()),
-        "batches_of_attempts": [
-            attempt.get("batches") for attempt in json.loads((other / "status.json").read_text())["attempts"]
-        ],
+        "batches_of_attempts": [attempt.get("batches") for attempt in _attempts(other)],
     }
+
+
+def tracked(run: Path) -> dict[str, Any]:
+    """Whether MLflow has one finished run for this folder, with exactly the rows of ``metrics.jsonl``."""
+    note = run / "mlflow_run_id"
+    if not note.exists():
+        return {}
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+    every = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    own = [each for each in every if each.data.tags.get("brainlab.run_dir") == str(run)]
+    found = [each.info.run_id for each in own] == [note.read_text().strip()] and own[0].info.status == "FINISHED"
+    rows = [
+        (name, point.step, point.value)
+        for name in (own[0].data.metrics if own else ())
+        for point in client.get_metric_history(own[0].info.run_id, name)
+    ]
+    return {
+        "one_mlflow_run_equal": found,
+        "mlflow_rows_equal": sorted(rows) == sorted((row["name"], row["step"], row["value"]) for row in _rows(run)),
+    }
+
+
+def table(rounds: Sequence[dict[str, Any]], ref: Reference) -> str:
+    """The rounds as text; ``yes`` where everything of that column was equal."""
+    columns = {
+        "weights": ["weights_equal", "best_equal"],
+        "optimizer, scheduler, rng": ["optimizer_equal", "schedulers_equal", "random_states_equal"],
+        "results": ["results_equal"],
+        "metrics.jsonl": ["history_equal", "one_row_per_metric_and_step"],
+        "mlflow": ["one_mlflow_run_equal", "mlflow_rows_equal"],
+    }
+    head = ["#", "resume", "killed after", "checkpoint", "resumed at", "executed then", "sum = total + redone"]
+    lines = [[*head, *columns]]
+    for number, found in enumerate(rounds, 1):
+        total = found["killed_after"] + found["executed_then"]
+        right = "=" if total == ref.total + found["redone"] else "≠"
+        lines.append(
+            [
+                str(number),
+                found["resume"],
+                f"{found['killed_after']} batches",
+                "epoch {}, batch {}".format(*found["checkpoint"]),
+                "epoch {}, batch {}".format(*found["resumed_at"]),
+                f"{found['executed_then']} batches",
+                f"{total} {right} {ref.total} + {found['redone']}",
+                *(
+                    "–" if not present else "yes" if all(found[key] for key in present) else "NO"
+                    for present in ([key for key in keys if key in found] for keys in columns.values())
+                ),
+            ]
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
-        return torch.equal(a, b) or bool(a.is_floating_point() and torch.equal(a.isnan(), b.isnan())
-                                         and torch.equal(a.nan_to_num(), b.nan_to_num()))  # fmt: skip
+        if torch.equal(a, b):
+            return True
+        return (
+            a.is_floating_point() and torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
+        )
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
@@ -88,43 +203,50 @@ def _equal(a: Any, b: Any) -> bool:
     return a == b
 
 
+def _attempts(run: Path) -> list[dict[str, Any]]:
+    return json.loads((run / "status.json").read_text())["attempts"]
+
+
 def _rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def _logged(run: Path, name: str) -> int:
+    """Complete rows of one metric; the file may be being written to."""
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(json.dumps(name).encode() + b", ") if path.exists() else 0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Command line; returns 0 when everything was equal."""
-    split = arguments.index("--")
+    split = list(arguments).index("--")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="an empty folder; it gets every run and their mlflow.db")
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--resume", choices=("dir", "auto", "both"), default="both", help="both: in turn")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--most-rows", type=int, default=40, help="metric rows that pass at most between two kills")
     options = parser.parse_args(list(arguments[:split]))
     command = list(arguments[split + 1 :])
-    options.folder.mkdir(parents=True, exist_ok=True)
-    one = options.folder.absolute() / "alone"
-    alone_s = run_alone([*command, f"hydra.run.dir={one}"], options.folder / "alone.txt")
-    rng, kills, rounds = random.Random(options.seed), 0, []
-    while kills < options.kills:  # a run that reached its end makes room for another one
-        other = options.folder.absolute() / f"killed-{len(rounds) + 1}"
-        killed = [*command, f"hydra.run.dir={other}"]
-        before = kills
-        while kills < options.kills and kill_after_progress(
-            killed, other, options.folder / "killed.txt", rng, options.most_rows
-        ):
-            kills += 1
-        run_alone(killed, options.folder / "killed.txt")
-        rounds.append({"kills": kills - before, **compare(one, other)})
-        if kills == before:
-            raise SystemExit("The run ends before it can be killed: lower --most-rows or train longer.")
-    print(json.dumps({"kills": kills, "alone_s": round(alone_s, 1), "rounds": rounds}, indent=1))
-    equal = [value for found in rounds for key, value in found.items() if key.endswith(("_equal", "_step"))]
-    return 0 if all(equal) else 1
+    folder = options.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    program = list(itertools.takewhile(lambda word: "=" not in word, command))
+    words = [*command[len(program) :], f"paths.root={folder}"]
+    alone_s = run_alone([*program, *words, f"hydra.run.dir={folder / 'alone'}"], folder / "alone.txt")
+    ref = reference(folder / "alone")
+    print(f"uninterrupted: {ref.total} batches in epochs of {ref.per_epoch}, {alone_s:.0f} s", flush=True)
+    ways = itertools.cycle(("dir", "auto") if options.resume == "both" else (options.resume,))
+    rng, rounds = random.Random(options.seed), []
+    while sum(found["resumed_at"][1] > 0 for found in rounds) < options.kills and len(rounds) < 2 * options.kills:
+        run = folder / f"killed-{len(rounds) + 1}"
+        rounds.append(kill_and_resume(program, words, run, ref, rng, next(ways)))
+        print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+    print(table(rounds, ref))
+    good = all(value for found in rounds for key, value in found.items() if key.endswith(("_equal", "_step")))
+    inside = sum(found["resumed_at"][1] > 0 for found in rounds)
+    print(
+        f"{inside} of {len(rounds)} resumed in the middle of an epoch; {'everything equal' if good else 'DIFFERENCES'}"
+    )
+    return 0 if good and inside >= options.kills else 1
 
 
 if __name__ == "__main__":
