@@ -26,9 +26,14 @@ class _Indices(Dataset):
 
 
 @given(
-    n=st.integers(1, 60), batch=st.integers(1, 9), epoch=st.integers(0, 5), seed=st.integers(0, 3),
-    drop=st.booleans(), shuffle=st.booleans(), data=st.data(),
-)  # fmt: skip
+    n=st.integers(1, 60),
+    batch=st.integers(1, 9),
+    epoch=st.integers(0, 5),
+    seed=st.integers(0, 3),
+    drop=st.booleans(),
+    shuffle=st.booleans(),
+    data=st.data(),
+)
 @settings(max_examples=60, deadline=None)
 def test_an_epoch_is_covered_once_and_continues_where_it_stopped(n, batch, epoch, seed, drop, shuffle, data) -> None:
     if drop and n < batch:
@@ -45,6 +50,26 @@ def test_an_epoch_is_covered_once_and_continues_where_it_stopped(n, batch, epoch
     again.skip_batches(consumed)
     assert list(again) == whole[consumed:]
     assert len(again) == len(whole)
+
+
+@given(n=st.integers(1, 40), batch=st.integers(1, 9), processes=st.integers(1, 4), consumed=st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_processes_share_every_batch_evenly(n, batch, processes, consumed) -> None:
+    alone = ResumableSampler(n, batch, seed=2)
+    shares = [ResumableSampler(n, batch, seed=2, process=(rank, processes)) for rank in range(processes)]
+    for sampler in (alone, *shares):
+        sampler.skip_batches(min(consumed, len(sampler)))
+    drawn = [list(share) for share in shares]
+    assert {len(batches) for batches in drawn} == {len(list(alone))}
+    for whole, *parts in zip(alone, *drawn, strict=True):
+        assert all(parts)
+        joined = [index for part in parts for index in part]
+        if len(whole) >= processes:
+            assert joined == whole
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        else:
+            assert set(joined) == set(whole)
+            assert len(joined) == processes
 
 
 def test_epochs_differ_and_do_not_depend_on_the_past() -> None:

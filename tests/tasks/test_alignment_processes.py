@@ -1,4 +1,4 @@
-"""Two processes find the same validation metrics as one."""
+"""Two processes find the same validation metrics and the same weights as one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 SCRIPT = """
 import functools, json, sys
@@ -15,6 +16,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from brainlab.data.sampling import ResumableSampler
 from brainlab.metrics.alignment import unit_rows
 from brainlab.models.pooling_heads import FlattenHead
 from brainlab.tasks.alignment import Alignment
@@ -36,14 +38,34 @@ class Pairs(Dataset):
             "image_id": p, "target_id": p.repeat(2), "label": p % 2, "index": torch.tensor(i), "subject": 0 * p,
         }
 
+def make():
+    torch.manual_seed(0)
+    return Alignment(
+        nn.Linear(200, 200), functools.partial(FlattenHead), 3, 1, 8, learnable_temperature=True, optimizer="SGD",
+        lr=0.3, warmup_fraction=0.0,
+    )
+
+def weights(task):
+    return torch.cat([part.detach().flatten() for part in task.parameters()])
+
 if __name__ == "__main__":
     n = int(sys.argv[1])
-    torch.manual_seed(0)
-    task = Alignment(nn.Linear(200, 200), functools.partial(FlattenHead), 3, 1, 8)
-    trainer = pl.Trainer(
+    task, before = make(), weights(make())
+    options = dict(
         accelerator="cpu", devices=n, strategy="ddp" if n > 1 else "auto", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )
+    # Batches of 5, 5, 5, 5 and 1: parts of unequal length, and one example for two processes.
+    sampler = ResumableSampler(21, 5, seed=0)
+    trainer = pl.Trainer(**options, max_epochs=2, use_distributed_sampler=False)
+    trainer.fit(task, DataLoader(Pairs(), batch_sampler=sampler))
+    trained = weights(task)
+    if trainer.is_global_zero:
+        print("MOVED" + json.dumps([float((trained - before).abs().max()), float(trained[-1] - before[-1])]))
+        torch.save(trained, f"weights-{n}.pt")
+
+    task = make()
+    trainer = pl.Trainer(**options)
     # 21 examples on two processes: one of them is seen twice.
     trainer.validate(task, DataLoader(Pairs(), batch_size=4), verbose=False)
     if trainer.is_global_zero:
@@ -52,7 +74,7 @@ if __name__ == "__main__":
 """
 
 
-def test_two_processes_find_the_same_metrics_as_one(tmp_path):
+def test_two_processes_find_the_same_metrics_and_weights_as_one(tmp_path):
     script = tmp_path / "validate.py"
     script.write_text(SCRIPT)
     found = []
@@ -68,4 +90,9 @@ def test_two_processes_find_the_same_metrics_as_one(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
         line = next(line for line in done.stdout.splitlines() if line.startswith("FOUND"))
         found.append(json.loads(line.removeprefix("FOUND")))
+        line = next(line for line in done.stdout.splitlines() if line.startswith("MOVED"))
+        moved = json.loads(line.removeprefix("MOVED"))
+        assert min(map(abs, moved)) > 1e-3, "training changes the weights and the temperature"
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+    one, two = (torch.load(tmp_path / f"weights-{n}.pt", weights_only=True) for n in (1, 2))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)

@@ -108,8 +108,8 @@ class ChannelSetSampler(ResumableSampler):
     def __len__(self) -> int:
         return sum(-(-len(part) // self.batch_size) for part in self.windows.parts)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        first, self._skip = self._skip, 0
+    def batches(self) -> Iterator[list[int]]:
+        """All batches of this epoch, whole."""
         rng = np.random.default_rng([self.seed, self.epoch])
         batches: list[list[int]] = []
         for part, end in zip(self.windows.parts, self.windows.ends.tolist(), strict=True):
@@ -117,7 +117,7 @@ class ChannelSetSampler(ResumableSampler):
             order = (rng.permutation(members) if self.shuffle else members).tolist()
             batches += [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
         places = rng.permutation(len(batches)).tolist() if self.shuffle else list(range(len(batches)))
-        return (batches[place] for place in places[first:])
+        return (batches[place] for place in places)
 
 
 class Recordings(LightningDataModule):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 from torch.utils.data import Sampler
 
@@ -22,12 +24,17 @@ class ResumableSampler(Sampler[list[int]]):
     The order of an epoch does not depend on earlier epochs, on the number of workers, or on any global random state,
     so a run that was killed goes on with ``set_epoch(epoch)`` and ``skip_batches(consumed)``.
 
+    In a distributed run each process draws its part of every batch: ``batch_size`` is that of the whole batch, and the
+    processes together take the same steps as one process would. (Lightning needs ``use_distributed_sampler=false``.) A
+    batch with fewer samples than processes is repeated until each has one.
+
     Args:
         n: number of samples.
         batch_size: samples per batch; the last batch of an epoch is smaller unless ``drop_last``.
         seed: seed of the order.
         shuffle: false gives 0 … n−1 in every epoch.
         drop_last: leave out an incomplete last batch.
+        process: number of this process and number of all; by default what torch says when an epoch begins.
 
     >>> sampler = ResumableSampler(5, 2, seed=0)
     >>> sampler.set_epoch(3)
@@ -37,7 +44,15 @@ class ResumableSampler(Sampler[list[int]]):
     True
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int = 0, shuffle: bool = True, drop_last: bool = False) -> None:
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        process: tuple[int, int] | None = None,
+    ) -> None:
         if n < 1:
             raise InvalidValue("n", n, "expected at least one sample")
         if batch_size < 1:
@@ -51,6 +66,7 @@ class ResumableSampler(Sampler[list[int]]):
         self.seed = int(seed)
         self.shuffle = bool(shuffle)
         self.drop_last = bool(drop_last)
+        self.process = process
         self.epoch = 0
         self._skip = 0
 
@@ -89,11 +105,32 @@ class ResumableSampler(Sampler[list[int]]):
         """Batches per epoch, skipped ones included."""
         return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
 
+    def batches(self) -> Iterator[list[int]]:
+        """All batches of this epoch, whole."""
+        order = self.order()
+        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        return (order[start : start + self.batch_size].tolist() for start in starts)
+
     def __iter__(self) -> Iterator[list[int]]:
         # Epoch and position are read here and not at the first batch: workers fetch ahead as soon as they exist.
-        order, first = self.order(), self._skip
-        starts = range(first * self.batch_size, len(self) * self.batch_size, self.batch_size)
-        return (order[start : start + self.batch_size].tolist() for start in starts)
+        batches, (rank, n) = islice(self.batches(), self._skip, None), self.process or _process()
+        return (_part(batch, rank, n) for batch in batches)
+
+
+def _process() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _part(batch: list[int], rank: int, n: int) -> list[int]:
+    """The consecutive part of ``batch`` that belongs to one of ``n`` processes.
+
+    >>> [_part([5, 6, 7, 8, 9], rank, 2) for rank in range(2)], [_part([5], rank, 2) for rank in range(2)]
+    ([[5, 6], [7, 8, 9]], [[5], [5]])
+    """
+    full = batch if len(batch) >= n else (batch * n)[:n]
+    return full[len(full) * rank // n : len(full) * (rank + 1) // n]
 
 
 def already_collated(batch: Batch) -> Batch:

@@ -59,6 +59,9 @@ class Fit:
             if found is None:
                 load_weights_into(task, run.weights)
             _fit(trainer, task, data, found[0] if found else None, callbacks.get("last"), run)
+            _end_processes()
+        if not trainer.is_global_zero:
+            return None
 
         score = getattr(best, "score", None)
         checkpoint = run.directory.best if run.directory.best.exists() and score is not None else run.directory.last
@@ -93,6 +96,15 @@ def _fit(trainer: Any, task: Any, data: Any, checkpoint: Any, last: Any, run: Ru
         if last is not None:
             run.status.note(batches=last.executed)
             log.info("trained %d batches in this attempt", last.executed)
+
+
+def _end_processes() -> None:
+    """Only training is distributed: from here on the first process works alone, and sees all data."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _nothing_left() -> None:

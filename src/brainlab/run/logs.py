@@ -16,9 +16,10 @@ __all__ = ["messages_to", "quiet_libraries"]
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _CHATTY = (
-    "lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning", "mlflow", "alembic",
-    "matplotlib", "PIL", "fontTools", "urllib3", "fsspec", "git", "absl", "numba", "filelock", "httpx", "torchmetrics",
-)  # fmt: skip
+    *("lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning", "torchmetrics"),
+    *("mlflow", "alembic", "urllib3", "httpx", "git", "fsspec", "filelock"),
+    *("matplotlib", "PIL", "fontTools", "absl", "numba"),
+)
 
 # Advice that is wrong here (our loaders and loggers decide these things) or of no use to the person at the terminal.
 _USELESS_WARNINGS = (
@@ -37,6 +38,7 @@ _USELESS_WARNINGS = (
     r".*Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",
     r".*litlogger.*",
     r".*torchaudio.*",
+    r".*when logging on epoch level in distributed setting.*",  # what every process computes from everyone's rows
 )
 
 
@@ -54,11 +56,14 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def messages_to(run: RunDirectory) -> Iterator[None]:
-    """Append log records to the run's ``brainlab.log`` and fatal crashes to its ``stderr.txt``."""
+    """Append log records to the run's ``brainlab.log`` and fatal crashes to its ``stderr.txt``.
+
+    Of the processes of a distributed run the first speaks for all; the others only warn.
+    """
     root = logging.getLogger()
     added: list[logging.Handler] = []
-    if not any(isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout for handler in root.handlers
-               if not isinstance(handler, logging.FileHandler)):  # fmt: skip
+    shown = [handler for handler in root.handlers if isinstance(handler, logging.StreamHandler)]
+    if not any(handler.stream is sys.stdout for handler in shown if not isinstance(handler, logging.FileHandler)):
         console = logging.StreamHandler(sys.stdout)
         console.setFormatter(logging.Formatter("%(message)s"))
         added.append(console)
@@ -68,7 +73,7 @@ def messages_to(run: RunDirectory) -> Iterator[None]:
         file.setFormatter(logging.Formatter(_FORMAT))
         added.append(file)
     level = root.level
-    root.setLevel(min(level or logging.INFO, logging.INFO))
+    root.setLevel(min(level or logging.INFO, logging.INFO) if is_rank_zero() else logging.WARNING)
     for handler in added:
         root.addHandler(handler)
     crash = open(run.stderr, "a", encoding="utf-8") if is_rank_zero() else None  # noqa: SIM115 - closed below

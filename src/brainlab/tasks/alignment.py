@@ -29,6 +29,7 @@ from brainlab.metrics.alignment import (
 )
 from brainlab.metrics.retrieval import picture_groups, retrieve, unique_gallery
 from brainlab.tasks.optim import build_optimizer, cosine_with_warmup, two_rate_groups
+from brainlab.tasks.processes import gather_batch
 
 __all__ = ["Alignment", "AlignmentBatch"]
 
@@ -59,6 +60,8 @@ class Alignment(pl.LightningModule):
     Logged: ``train/{loss,mse,infonce,prototype}`` per step; per epoch over the whole validation split ``val/loss``,
     ``val/mse``, ``val/infonce``, ``val/prototype`` (means over batches), ``val/nll`` and ``val/top1`` (single trials
     against the gallery of unique validation pictures; a hit is the same picture) and ``val/cosine``.
+
+    In a distributed run every process computes the losses of the whole batch: examples of all processes are contrasted.
 
     Args:
         encoder: (batch, channel, patch, time) → (batch, channel, patch, width). A reconstruction layer ``proj_out`` is
@@ -230,6 +233,14 @@ class Alignment(pl.LightningModule):
         )
         return {"loss": loss, **means}
 
+    def _whole_losses(self, batch: AlignmentBatch, z: Tensor) -> dict[str, Tensor]:
+        """The losses of a batch that the processes of a distributed run share among them."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return self.losses(batch, z)
+        names = ("z", "target", "target_mask", "image_id", "target_id", "label")
+        whole = gather_batch({**batch, "z": z}, names, self.trainer.global_rank, self.trainer.world_size)
+        return self.losses(whole, whole["z"])  # type: ignore[arg-type]
+
     def _terms(self, z: Tensor, target: Tensor, same: Tensor, label: Tensor) -> dict[str, Tensor]:
         return {
             "mse": mse_distance(z, target),
@@ -259,7 +270,7 @@ class Alignment(pl.LightningModule):
 
     def training_step(self, batch: AlignmentBatch, batch_idx: int) -> Tensor:
         target = mean_target(batch["target"], batch["target_mask"]) if self._head_reads_target else None
-        losses = self.losses(batch, self(batch["eeg"], target))
+        losses = self._whole_losses(batch, self(batch["eeg"], target))
         # Per step only: an epoch's running mean would not survive an interruption inside the epoch.
         self.log_dict(
             {f"train/{name}": value for name, value in losses.items()}, on_step=True, on_epoch=False, prog_bar=False
@@ -273,7 +284,7 @@ class Alignment(pl.LightningModule):
 
     def validation_step(self, batch: AlignmentBatch, batch_idx: int) -> None:
         z = self(batch["eeg"])
-        losses = self.losses(batch, z)
+        losses = self._whole_losses(batch, z)
         self.log_dict(
             {f"val/{name}": value for name, value in losses.items()},
             on_step=False,
