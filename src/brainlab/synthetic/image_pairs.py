@@ -98,7 +98,8 @@ class ImagePairs:
 
 
 SIZES: dict[str, ImagePairs] = {
-    "default": ImagePairs(),
+    # Half the trials of the real data set: a first run on a laptop ends in minutes.
+    "default": ImagePairs(train_repetitions=2),
     "tiny": ImagePairs(
         n_train_concepts=12,
         images_per_concept=2,
