@@ -279,3 +279,45 @@ def test_a_terminated_run_is_cancelled_and_can_go_on(tmp_path: Path) -> None:
     score = execute(tiny_config(tmp_path, *words[1:]), folder=tmp_path / "run")
     assert score is not None
     assert "resumed at epoch 0, batch" in (tmp_path / "run" / "brainlab.log").read_text()
+
+
+def test_attempts_add_up_to_the_wall_time(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    killed = {"start": "2026-01-01T10:00:00+00:00", "end": None, "exit": None}
+    failed = {"start": "2026-01-01T09:00:00+00:00", "end": "2026-01-01T09:02:00+00:00", "exit": 1}
+    write_json(run.status, {"state": "RUNNING", "heartbeat": "2026-01-01T10:00:30+00:00", "attempts": [failed, killed]})
+    status = Status(run)
+    status.start()
+    status.finish("COMPLETED", 0)
+    assert 150 <= status.wall_s < 160
+
+
+def test_changed_code_is_kept_with_the_run_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from brainlab.run import environment
+
+    answers = {"rev-parse": "abc\n", "diff": "+" * 3_000_000, "status": "?? new.py\n"}
+    monkeypatch.setattr(environment, "_git", lambda folder, *words: answers[words[0]])
+    assert environment.code_state(RunDirectory(tmp_path))["diff"] == "code.diff"
+    text = (tmp_path / "code.diff").read_text()
+    assert 1_000_000 < len(text) < 1_001_000
+    assert "only 1000000 of 3000000 characters are kept" in text
+    assert "?? new.py" in text
+
+    answers |= {"diff": "", "status": ""}
+    (tmp_path / "clean").mkdir()
+    assert environment.code_state(RunDirectory(tmp_path / "clean"))["git_dirty"] is False
+    assert not (tmp_path / "clean" / "code.diff").exists()
+
+
+def test_replaced_configuration_files_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from brainlab.config import search_path
+    from brainlab.run.environment import environment
+
+    monkeypatch.setattr(search_path, "_current", search_path.SearchPath())
+    (tmp_path / "experiment").mkdir()
+    mine = tmp_path / "experiment" / "eeg_pretrain.yaml"
+    mine.write_text("# @package _global_\n")
+    search_path.use(search_path.find([str(tmp_path)], {}, tmp_path))
+    replaced = environment(RunDirectory(tmp_path / "run"))["config_replaced"]
+    assert [entry["file"] for entry in replaced] == [str(mine)]
+    assert replaced[0]["replaces"].endswith("conf/experiment/eeg_pretrain.yaml")

@@ -67,9 +67,11 @@ def fill_shapes(model: DictConfig, shapes: Mapping[str, int]) -> DictConfig:
                 filled[name] = size
             elif filled[name] != size:
                 raise ShapeMismatch(
-                    f"model.{name}", filled[name], f"expected {size}, which is what the data have",
+                    f"model.{name}",
+                    filled[name],
+                    f"expected {size}, which is what the data have",
                     hint=f"set model.{name}=null to take it from the data",
-                )  # fmt: skip
+                )
     return filled
 
 
@@ -95,9 +97,11 @@ def build_callbacks(cfg: DictConfig, context: Mapping[str, Any]) -> dict[str, An
         if "_target_" not in node:
             near = difflib.get_close_matches("_target_", list(node), n=1)
             raise ConfigError(
-                f"callbacks.{name}", node, "expected a mapping with _target_, or null",
+                f"callbacks.{name}",
+                node,
+                "expected a mapping with _target_, or null",
                 hint=f"did you mean _target_ instead of {near[0]}?" if near else None,
-            )  # fmt: skip
+            )
         callback = build(node, path=f"callbacks.{name}")
         if hasattr(callback, "context"):
             callback.context = dict(context)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +51,11 @@ class Chain:
     def __init__(self, stages: Mapping[str, Any] | None = None) -> None:
         if not stages:
             raise ConfigError(
-                "job.stages", stages, "expected at least one stage",
+                "job.stages",
+                stages,
+                "expected at least one stage",
                 hint="job.stages.NAME=[experiment=eeg_pretrain]",
-            )  # fmt: skip
+            )
         self.stages = {str(name): _words(str(name), entry) for name, entry in stages.items()}
 
         self._checked: list[Stage] | None = None
@@ -68,7 +69,6 @@ class Chain:
         self._checked = self._composed(cfg)
 
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
-        started = time.monotonic()
         stages = self._checked or self._composed(cfg)
         log.info("chain of %d stages: %s", len(stages), " → ".join(self.stages))
         done: dict[str, dict[str, Any]] = {}
@@ -77,7 +77,7 @@ class Chain:
             done[stage.name] = _run_stage(stage, cfg, run, done)
         fingerprint = run.settle_fingerprint()
         last = read_json(Path(done[stages[-1].name]["folder"]) / "results.json") or {}
-        _conclude(cfg, run, done, last, fingerprint, started)
+        _conclude(cfg, run, done, last, fingerprint)
         score = (last.get("best") or {}).get("score")
         return None if score is None else float(score)
 
@@ -179,7 +179,6 @@ def _conclude(
     done: Mapping[str, Mapping[str, Any]],
     last: Mapping[str, Any],
     fingerprint: Fingerprint,
-    started: float,
 ) -> None:
     from brainlab.run.conclude import headline_line
     from brainlab.run.report import write_report
@@ -205,7 +204,7 @@ def _conclude(
         "figures": [],
         "stages": {name: dict(made) for name, made in done.items()},
         "data": last.get("data") or {},
-        "wall_s": round(time.monotonic() - started, 1),
+        "wall_s": round(run.status.wall_s, 1),
         "attempts": run.attempt,
     }
     write_json(run.directory.results, results)

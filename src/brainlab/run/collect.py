@@ -34,9 +34,12 @@ class Collect:
     def __init__(self, runs: str | Sequence[str] | None = None) -> None:
         if not runs:
             raise ConfigError(
-                "runs", "null", "expected run or sweep directories", where="command line",
+                "runs",
+                "null",
+                "expected run or sweep directories",
+                where="command line",
                 hint="brainlab job=collect runs=multirun/NAME/…",
-            )  # fmt: skip
+            )
         self.runs = [runs] if isinstance(runs, str) else [str(each) for each in runs]
 
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
@@ -47,8 +50,11 @@ class Collect:
         run.directory.write("collect.csv", _csv(rows))
         _show(_for_screen(rows), f"{len(rows)} runs")
         states = [row["state"] for row in rows]
-        counts = (states.count("COMPLETED"), states.count("FAILED"), len(states) - states.count("COMPLETED") -
-                  states.count("FAILED"))  # fmt: skip
+        counts = (
+            states.count("COMPLETED"),
+            states.count("FAILED"),
+            len(states) - states.count("COMPLETED") - states.count("FAILED"),
+        )
         log.info("%d completed, %d failed, %d other · %s", *counts, run.path / "collect.csv")
         if len(folders) == 2:
             differing = difference(*folders)

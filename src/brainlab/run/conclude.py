@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from omegaconf import DictConfig
 
 from brainlab.run.assemble import build_evaluator
 from brainlab.run.context import Run
-from brainlab.run.directory import read_json, write_json
+from brainlab.run.directory import write_json
 from brainlab.run.fingerprint import Fingerprint
 from brainlab.run.report import write_report
 from brainlab.types import Evaluation, Metric
@@ -29,7 +28,6 @@ def evaluate(
     data: Any,
     logger: Any,
     best: dict[str, Any],
-    started: float,
     fingerprint: Fingerprint,
 ) -> dict[str, Any]:
     """Run the evaluation protocol on ``task`` and write everything that a reader of the run needs."""
@@ -44,7 +42,7 @@ def evaluate(
         step = int(best.get("step") or 0)
         logger.log_metrics({f"test/{metric.name}": metric.value for metric in outcome.metrics}, step=step)
         logger.flush()
-    results = results_of(cfg, run, outcome, data=data, best=best, started=started, fingerprint=fingerprint)
+    results = results_of(cfg, run, outcome, data=data, best=best, fingerprint=fingerprint)
     write_json(run.directory.results, results)
     curves = logger.history.curves() if logger is not None else {}
     write_report(run, results, curves)
@@ -62,11 +60,9 @@ def results_of(
     *,
     data: Any,
     best: dict[str, Any],
-    started: float,
     fingerprint: Fingerprint,
 ) -> dict[str, Any]:
     """The content of ``results.json``."""
-    earlier = read_json(run.directory.results) or {}
     outcome = outcome or Evaluation(headline="")
     described = data.describe() if hasattr(data, "describe") else {}
     return {
@@ -83,8 +79,12 @@ def results_of(
         "notes": list(outcome.notes),
         "details": outcome.details,
         "tables": [
-            {"name": table.name, "caption": table.caption, "header": list(table.header),
-             "rows": [list(row) for row in table.rows]}
+            {
+                "name": table.name,
+                "caption": table.caption,
+                "header": list(table.header),
+                "rows": [list(row) for row in table.rows],
+            }
             for table in outcome.tables
         ],
         "figures": [
@@ -92,9 +92,9 @@ def results_of(
             for figure in outcome.figures
         ],
         "data": described,
-        "wall_s": round(time.monotonic() - started + float(earlier.get("wall_s") or 0.0), 1),
+        "wall_s": round(run.status.wall_s, 1),
         "attempts": run.attempt,
-    }  # fmt: skip
+    }
 
 
 def headline_line(results: dict[str, Any]) -> str:

@@ -58,14 +58,22 @@ class Run:
             content = f"{content}+{weights}"
         found = Fingerprint(config.config, config.growth, getattr(data, "source", None), content)
         stored = Fingerprint.stored(self.directory.fingerprint)
-        if stored.get("data") and found.data and (stored["data"], stored["data_source"]) != (
-            found.data, found.data_source,
-        ):  # fmt: skip
+        if (
+            stored.get("data")
+            and found.data
+            and (stored["data"], stored["data_source"])
+            != (
+                found.data,
+                found.data_source,
+            )
+        ):
             raise ConfigError(
-                "data", f"{found.data_source} {found.data}",
+                "data",
+                f"{found.data_source} {found.data}",
                 f"expected the data that this run was started with ({stored['data_source']} {stored['data']})",
-                where=str(self.path), hint="choose another hydra.run.dir for other data",
-            )  # fmt: skip
+                where=str(self.path),
+                hint="choose another hydra.run.dir for other data",
+            )
         self.directory.write("fingerprint.txt", found.text())
         return found
 

@@ -13,15 +13,35 @@ from pathlib import Path
 from typing import Any
 
 import brainlab
+from brainlab.config import search_path
 from brainlab.run.directory import RunDirectory
 
 __all__ = ["code_state", "describe_machine", "environment", "versions"]
 
 _PACKAGES = (
-    "brainlab", "hydra-core", "omegaconf", "torch", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn",
-    "mne", "h5py", "lmdb", "mlflow", "diffusers", "accelerate", "submitit", "hydra-submitit-launcher", "matplotlib",
-    "pandas", "pillow",
-)  # fmt: skip
+    "brainlab",
+    "hydra-core",
+    "omegaconf",
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "mne",
+    "h5py",
+    "lmdb",
+    "mlflow",
+    "diffusers",
+    "accelerate",
+    "submitit",
+    "hydra-submitit-launcher",
+    "matplotlib",
+    "pandas",
+    "pillow",
+)
+
+_LONGEST_DIFF = 1_000_000
 
 
 def versions() -> dict[str, str]:
@@ -36,7 +56,8 @@ def versions() -> dict[str, str]:
 
 
 def code_state(run: RunDirectory | None = None) -> dict[str, Any]:
-    """Commit and cleanliness of the checkout that this package runs from; a dirty one leaves ``code.diff``.
+    """Commit and cleanliness of the checkout that this package runs from; a dirty one leaves ``code.diff``,
+    of which at most a million characters are kept.
 
     An installed package has no checkout: then the values are ``None``.
     """
@@ -53,8 +74,14 @@ def code_state(run: RunDirectory | None = None) -> dict[str, Any]:
     name = None
     if dirty and run is not None:
         name = "code.diff"
-        run.write(name, changes + "\n" + untracked)
+        run.write(name, _cut(changes) + "\n" + _cut(untracked))
     return {"git_sha": sha.strip(), "git_dirty": dirty, "diff": name}
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST_DIFF:
+        return text
+    return f"{text[:_LONGEST_DIFF]}\n# Cut here: only {_LONGEST_DIFF} of {len(text)} characters are kept.\n"
 
 
 def describe_machine() -> dict[str, Any]:
@@ -81,6 +108,10 @@ def environment(run: RunDirectory) -> dict[str, Any]:
         "machine": describe_machine(),
         "executable": sys.executable,
         "config_files": _config_sources(),
+        "config_replaced": [
+            {"file": str(theirs), "replaces": search_path.shown(ours)}
+            for theirs, ours in search_path.current().replaced
+        ],
         "threads": {key: os.environ[key] for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if key in os.environ},
     }
 
@@ -129,8 +160,11 @@ def _gpus() -> list[str]:
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return []
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]

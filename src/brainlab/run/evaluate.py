@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,16 @@ class Evaluate:
     def __init__(self, checkpoint: str | None = None) -> None:
         if checkpoint is None:
             raise ConfigError(
-                "job.checkpoint", "null", "expected a checkpoint or a run directory", where="command line",
+                "job.checkpoint",
+                "null",
+                "expected a checkpoint or a run directory",
+                where="command line",
                 hint="brainlab job=evaluate job.checkpoint=outputs/…/checkpoints/best.ckpt",
-            )  # fmt: skip
+            )
         path = Path(checkpoint).expanduser().absolute()
         self.checkpoint = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
 
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
-        started = time.monotonic()
         log.info("loading torch and lightning …")
         import lightning.pytorch as pl
         import torch
@@ -72,9 +73,7 @@ class Evaluate:
             "step": content.get("global_step"),
             "checkpoint": str(self.checkpoint),
         }
-        results = conclude.evaluate(
-            cfg, run, task=task, data=data, logger=logger, best=best, started=started, fingerprint=fingerprint
-        )
+        results = conclude.evaluate(cfg, run, task=task, data=data, logger=logger, best=best, fingerprint=fingerprint)
         headline = (results["metrics"] or {}).get(results["headline"] or "")
         return float(headline["value"]) if headline else None
 

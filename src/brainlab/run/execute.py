@@ -124,9 +124,12 @@ def _folder(cfg: DictConfig) -> Path:
         path = Path(resume).expanduser().absolute()
         if not RunDirectory(path).used():
             raise ConfigError(
-                "resume", resume, "expected auto, never or a run directory", where="command line",
+                "resume",
+                resume,
+                "expected auto, never or a run directory",
+                where="command line",
                 hint="a run directory holds resolved.yaml and status.json",
-            )  # fmt: skip
+            )
         return path
     from hydra.core.hydra_config import HydraConfig
 
@@ -139,9 +142,11 @@ def _check_earlier(cfg: DictConfig, directory: RunDirectory, plain: dict[str, An
         return None
     if str(cfg.get("resume", "auto")) == "never":
         raise ConfigError(
-            "resume", "never", f"expected an empty run directory, but {directory.path} holds a run",
+            "resume",
+            "never",
+            f"expected an empty run directory, but {directory.path} holds a run",
             hint="resume=auto continues it; another hydra.run.dir starts a new one",
-        )  # fmt: skip
+        )
     if not directory.resolved.exists():
         return None  # killed before anything was written down
     earlier = OmegaConf.to_container(OmegaConf.load(directory.resolved))
@@ -175,9 +180,11 @@ class _alone:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise ConfigError(
-                "hydra.run.dir", self._path, "expected a directory that no other process is working in",
+                "hydra.run.dir",
+                self._path,
+                "expected a directory that no other process is working in",
                 hint="wait for it to end, or choose another directory",
-            ) from None  # fmt: skip
+            ) from None
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -220,8 +227,10 @@ def _warn_if_changed(source: Path, facts: dict[str, Any]) -> None:
     if before.get("code", {}).get("git_sha") != facts["code"]["git_sha"]:
         log.warning(
             "The code differs from that of %s: %s then, %s now",
-            source, before.get("code", {}).get("git_sha"), facts["code"]["git_sha"],
-        )  # fmt: skip
+            source,
+            before.get("code", {}).get("git_sha"),
+            facts["code"]["git_sha"],
+        )
     old, new = before.get("versions", {}), facts["versions"]
     changed = [
         f"{name} {old.get(name)} → {new.get(name)}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +20,6 @@ class Fit:
     """Train until the trainer's limits, then judge the best checkpoint on held-out data."""
 
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
-        started = time.monotonic()
         log.info("loading torch and lightning …")
         import lightning.pytorch as pl
 
@@ -75,9 +73,7 @@ class Fit:
         }
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         task.to(trainer.strategy.root_device)
-        conclude.evaluate(
-            cfg, run, task=task, data=data, logger=logger, best=facts, started=started, fingerprint=fingerprint
-        )
+        conclude.evaluate(cfg, run, task=task, data=data, logger=logger, best=facts, fingerprint=fingerprint)
         return score if score is not None and math.isfinite(score) else None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from omegaconf import DictConfig
 
@@ -18,7 +17,6 @@ class Prepare:
     """Build whatever is missing in the cache and report what the data are."""
 
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
-        started = time.monotonic()
         log.info("loading the data libraries …")
         from brainlab.run import assemble, conclude
         from brainlab.run.directory import write_json
@@ -27,9 +25,7 @@ class Prepare:
         data = assemble.build_data(cfg)
         assemble.prepare(data)
         fingerprint = run.settle_fingerprint(data)
-        results = conclude.results_of(
-            cfg, run, None, data=data, best={}, started=started, fingerprint=fingerprint
-        )  # fmt: skip
+        results = conclude.results_of(cfg, run, None, data=data, best={}, fingerprint=fingerprint)
         write_json(run.directory.results, results)
         write_report(run, results, {})
         log.info("prepared %s\nreport: %s", fingerprint.data, run.directory.report)

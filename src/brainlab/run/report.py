@@ -215,15 +215,19 @@ def _provenance(results: Mapping[str, Any], facts: Mapping[str, Any]) -> list[tu
         ("fingerprint", results.get("fingerprint")),
         ("data source", results.get("data_source")),
         ("checkpoint", (results.get("best") or {}).get("checkpoint")),
-        ("code", f"{code.get('git_sha')}{' (changed: see code.diff)' if code.get('git_dirty') else ''}"
-         if code.get("git_sha") else None),
+        (
+            "code",
+            f"{code.get('git_sha')}{' (changed: see code.diff)' if code.get('git_dirty') else ''}"
+            if code.get("git_sha")
+            else None,
+        ),
         ("rerun of", facts.get("rerun_of")),
         ("host", machine.get("host")),
         ("system", machine.get("platform")),
         ("processor", f"{machine.get('cpu')} ({machine.get('cpu_count')} cores)" if machine.get("cpu") else None),
         ("memory", f"{machine['memory_gib']} GiB" if machine.get("memory_gib") else None),
         ("GPU", ", ".join(machine.get("gpus") or []) or None),
-    ]  # fmt: skip
+    ]
     return [(name, str(value)) for name, value in rows if value]
 
 

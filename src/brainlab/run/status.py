@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from datetime import datetime
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ class Status:
         stored = read_json(run.status)
         self.content: dict[str, Any] = stored if isinstance(stored, dict) else {"state": "PENDING", "attempts": []}
         self.content.setdefault("attempts", [])
+        self._started = time.monotonic()
 
     @property
     def attempt(self) -> int:
@@ -44,11 +46,23 @@ class Status:
         return len(self.content["attempts"])
 
     @property
+    def wall_s(self) -> float:
+        """Seconds that all attempts took up to now; a killed one counts up to its last heartbeat."""
+        spans = [(attempt.get("start"), attempt.get("end")) for attempt in self.content["attempts"][:-1]]
+        earlier = sum(
+            (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+            for start, end in spans
+            if start and end
+        )
+        return earlier + time.monotonic() - self._started
+
+    @property
     def state(self) -> State:
         return self.content["state"]
 
     def start(self) -> None:
         """Open a new attempt and begin the heartbeat."""
+        self._started = time.monotonic()
         for earlier in self.content["attempts"]:
             if earlier.get("end") is None:  # killed: nobody was left to write it down
                 earlier["end"] = self.content.get("heartbeat")

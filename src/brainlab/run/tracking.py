@@ -105,8 +105,11 @@ class RunLogger(Logger):
                 reason = str(error).strip().splitlines()
                 log.warning(
                     "Tracking failed (%s, %s: %s); the run goes on, its values are in %s",
-                    what, type(error).__name__, reason[0] if reason else "", self.history.path,
-                )  # fmt: skip
+                    what,
+                    type(error).__name__,
+                    reason[0] if reason else "",
+                    self.history.path,
+                )
             log.debug("Tracking failed", exc_info=True)
             return False
         return True

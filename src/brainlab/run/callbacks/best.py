@@ -59,9 +59,11 @@ class BestCheckpoint(Checkpoint):
         if self.metric not in logged:
             near = difflib.get_close_matches(self.metric, list(logged), n=1)
             raise InvalidValue(
-                "monitor.metric", self.metric, f"expected one of the logged metrics {', '.join(sorted(logged))}",
+                "monitor.metric",
+                self.metric,
+                f"expected one of the logged metrics {', '.join(sorted(logged))}",
                 hint=f"did you mean {near[0]}?" if near else None,
-            )  # fmt: skip
+            )
         score = float(logged[self.metric])
         if not math.isfinite(score):
             log.warning("%s is %s at epoch %d", self.metric, score, trainer.current_epoch)

@@ -257,11 +257,13 @@ def _metric_states(module: torch.nn.Module) -> dict[str, dict[str, Any]]:
     from torchmetrics import Metric
 
     return {
-        name: {"state": plain({key: _copied(value) for key, value in part.metric_state.items()}),
-               "count": part._update_count}
+        name: {
+            "state": plain({key: _copied(value) for key, value in part.metric_state.items()}),
+            "count": part._update_count,
+        }
         for name, part in module.named_modules()
         if isinstance(part, Metric) and part.update_called
-    }  # fmt: skip
+    }
 
 
 def _restore_metric_states(module: torch.nn.Module, states: dict[str, dict[str, Any]]) -> None:

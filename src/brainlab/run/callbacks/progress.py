@@ -57,8 +57,11 @@ class Progress(Callback):
         parameters = sum(part.numel() for part in pl_module.parameters() if part.requires_grad)
         log.info(
             "training %s: %.2f M parameters, %s batches per epoch, at most %s steps",
-            type(pl_module).__name__, parameters / 1e6, trainer.num_training_batches, total or "?",
-        )  # fmt: skip
+            type(pl_module).__name__,
+            parameters / 1e6,
+            trainer.num_training_batches,
+            total or "?",
+        )
         if sys.stdout.isatty():
             self._open_bar(total)
 
@@ -100,15 +103,23 @@ class Progress(Callback):
         left = (total - trainer.global_step) / (rate * steps_per_batch) if total and rate else math.inf
         if self._bar is not None:
             self._bar.update(
-                self._task, completed=trainer.global_step, epoch=trainer.current_epoch, loss=f"{self._loss:.4g}",
+                self._task,
+                completed=trainer.global_step,
+                epoch=trainer.current_epoch,
+                loss=f"{self._loss:.4g}",
                 rate=f"{rate:.1f}",
-            )  # fmt: skip
+            )
             return
         log.info(
             "epoch %d  batch %d/%s  step %d  loss %.4g  %.2f it/s  eta %s",
-            trainer.current_epoch, batch, trainer.num_training_batches, trainer.global_step, self._loss, rate,
+            trainer.current_epoch,
+            batch,
+            trainer.num_training_batches,
+            trainer.global_step,
+            self._loss,
+            rate,
             duration(left),
-        )  # fmt: skip
+        )
 
     @staticmethod
     def _total(trainer: pl.Trainer) -> int | None:
@@ -120,9 +131,13 @@ class Progress(Callback):
         from rich.progress import Progress as Bar
 
         self._bar = Bar(
-            TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}"), TextColumn("{task.fields[rate]} it/s"), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[rate]} it/s"),
+            TimeRemainingColumn(),
+        )
         self._task = self._bar.add_task("training", total=total, epoch=0, loss="–", rate="–")
         self._bar.start()
 
