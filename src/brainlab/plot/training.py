@@ -42,13 +42,14 @@ def plot_training_curves(history: Mapping[str, Points], path: Path) -> Path | No
 
     Args:
         history: (step, value) pairs by metric name; ``train/…`` and ``val/…`` of the same quantity share a panel.
+            A metric with one value is a dot; values that are no finite numbers are left out.
         path: PNG to write.
 
     Returns:
         ``path``, or ``None`` where nothing was logged.
     """
-    groups = dict(list(curve_groups(list(history)).items())[:_MOST_PANELS])
-    groups = {key: names for key, names in groups.items() if any(_finite(history[name]) for name in names)}
+    curves = {name: points for name, values in history.items() if (points := _finite(values))}
+    groups = dict(list(curve_groups(list(curves)).items())[:_MOST_PANELS])
     if not groups:
         return None
     columns = min(_COLUMNS, len(groups))
@@ -57,9 +58,7 @@ def plot_training_curves(history: Mapping[str, Points], path: Path) -> Path | No
     panels = list(axes.flat)
     for panel, (quantity, names) in zip(panels, groups.items(), strict=False):
         for name in names:
-            points = _finite(history[name])
-            if not points:
-                continue
+            points = curves[name]
             steps, values = zip(*points, strict=True)
             stage = name.partition("/")[0]
             single = name.endswith("_step")
@@ -67,10 +66,13 @@ def plot_training_curves(history: Mapping[str, Points], path: Path) -> Path | No
                 steps, values,
                 color=_COLOURS.get(stage, _COLOURS[""]),
                 alpha=0.35 if single else 1.0, linewidth=1.0 if single else 2.0,
-                marker=None if single or len(points) > _DENSE else "o", markersize=3.5,
+                # A single point has no line to be seen by.
+                marker="o" if len(points) == 1 or (not single and len(points) <= _DENSE) else None, markersize=3.5,
                 label=_label(name),
             )  # fmt: skip
         label_axes(panel, quantity, "optimiser step", quantity)
+        if all(len(curves[name]) == 1 for name in names):
+            panel.margins(0.5)  # else the axis would span a millionth around the value
         panel.grid(axis="y", color=GREY, alpha=0.15)
         if len(names) > 1:
             add_legend(panel)
