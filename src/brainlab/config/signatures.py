@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import keyword
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,7 @@ class Definition:
     parameters: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     open: bool = True
+    annotations: Mapping[str, ast.expr] = field(default_factory=dict, compare=False)
 
     @property
     def module(self) -> str:
@@ -55,6 +56,7 @@ class _Signature:
     parameters: tuple[str, ...]
     required: tuple[str, ...]
     open: bool
+    annotations: Mapping[str, ast.expr] = field(default_factory=dict, compare=False)
 
 
 _OPEN = _Signature((), (), True)
@@ -188,26 +190,30 @@ def _base_signature(module: str, base: ast.expr, depth: int) -> _Signature | Non
     found = _assigned(module, "", base, depth)
     if found.kind != "class":
         return _OPEN
-    signature = _Signature(found.parameters, found.required, found.open)
+    signature = _Signature(found.parameters, found.required, found.open, found.annotations)
     return None if signature == _CLOSED else signature
 
 
 def _dataclass_signature(module: str, node: ast.ClassDef, depth: int) -> _Signature:
     parameters: dict[str, bool] = {}
+    annotations: dict[str, ast.expr] = {}
     is_open = False
     for base in node.bases:
         inherited = _base_signature(module, base, depth + 1)
         if inherited is not None:
             is_open = is_open or inherited.open
             parameters.update({name: name in inherited.required for name in inherited.parameters})
-    for field in node.body:
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            if "ClassVar" in ast.dump(field.annotation):
+            annotations.update(inherited.annotations)
+    for each in node.body:
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+            if "ClassVar" in ast.dump(each.annotation):
                 continue
-            options = _field_options(field.value)
+            options = _field_options(each.value)
             if options.get("init") is not False:
-                parameters[field.target.id] = field.value is None or options.get("required", False)
-    return _Signature(tuple(parameters), tuple(name for name, needed in parameters.items() if needed), is_open)
+                parameters[each.target.id] = each.value is None or options.get("required", False)
+                annotations[each.target.id] = each.annotation
+    required = tuple(name for name, needed in parameters.items() if needed)
+    return _Signature(tuple(parameters), required, is_open, annotations)
 
 
 def _field_options(value: ast.expr | None) -> dict[str, bool]:
@@ -241,11 +247,14 @@ def _function_signature(node: ast.FunctionDef | ast.AsyncFunctionDef, *, bound: 
         names.append(argument.arg)
         if default is None:
             needed.append(argument.arg)
-    return _Signature(tuple(names), tuple(needed), node.args.kwarg is not None)
+    annotations = {
+        each.arg: each.annotation for each in [*positional, *node.args.kwonlyargs] if each.annotation is not None
+    }
+    return _Signature(tuple(names), tuple(needed), node.args.kwarg is not None, annotations)
 
 
-def _unpack(signature: _Signature) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    return signature.parameters, signature.required, signature.open
+def _unpack(signature: _Signature) -> tuple[tuple[str, ...], tuple[str, ...], bool, Mapping[str, ast.expr]]:
+    return signature.parameters, signature.required, signature.open, signature.annotations
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from brainlab.config.explain import unknown_key
+from brainlab.config.kinds import expected_instead
 from brainlab.config.locate import Origins
 from brainlab.config.schema import BrainlabConf, MonitorConf, SecurityConf, SweepConf
 from brainlab.config.targets import HYDRA_TARGETS, Refused, allowed_targets, check_target, targets_in
@@ -44,6 +45,7 @@ def validate(cfg: DictConfig, origins: Origins) -> None:
             _is_built(f"callbacks.{name}", node, True, origins)
     for key, target in targets_in(plain, ""):
         _allowed(key, target, allowed, origins)  # all of them before any other complaint
+    _values(plain, origins)  # before the nodes that refer to them
     for key, node in _target_nodes(plain, ""):
         _fits(key, node, allowed, cfg, origins)
     _together(cfg, plain, origins)
@@ -170,6 +172,13 @@ def _fits(path: str, node: Mapping[str, Any], allowed: Sequence[str], cfg: DictC
     positional = node.get("_args_") or []
     if found.kind == "unknown":
         return
+    for key in given:
+        if key in found.annotations and (isinstance(node[key], str) or found.name.startswith("brainlab.")):
+            # Others' annotations are often narrower than what they take; a text for a number is wrong everywhere.
+            wanted = expected_instead(found.annotations[key], node[key])
+            if wanted is not None:
+                shown = "{…}" if isinstance(node[key], Mapping) else node[key]
+                raise ConfigError(f"{path}.{key}", shown, wanted, where=origins.where(f"{path}.{key}"))
     if not found.open:
         for key in given:
             if key not in found.parameters:
@@ -195,13 +204,18 @@ def _fits(path: str, node: Mapping[str, Any], allowed: Sequence[str], cfg: DictC
         )
 
 
-def _together(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
+def _values(plain: Mapping[str, Any], origins: Origins) -> None:
     if plain["monitor"]["mode"] not in ("min", "max"):
         raise ConfigError(
             "monitor.mode", plain["monitor"]["mode"], "expected min or max", where=origins.where("monitor.mode")
         )
+    if not 0 <= plain["seed"] < 2**32:  # what numpy's and torch's global generators take
+        raise ConfigError("seed", plain["seed"], "expected 0 to 4294967295", where=origins.where("seed"))
     if plain.get("validate") not in (True, False, "full"):
         raise ConfigError("validate", plain.get("validate"), "expected true, false or full", where="command line")
+
+
+def _together(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
     _folders(plain, origins)
     _devices(cfg, plain, origins)
 
