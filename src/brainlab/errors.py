@@ -17,9 +17,9 @@ def sentence(name: str, value: object, expected: str, *, where: str | None = Non
     >>> sentence("window_s", 0, "expected a positive number of seconds", hint="10.24 is the tokenizer's window")
     "Invalid window_s=0: expected a positive number of seconds. Hint: 10.24 is the tokenizer's window."
     """
-    shown = str(value)
-    if len(shown) > _LONGEST_VALUE:
-        shown = shown[: _LONGEST_VALUE - 1] + "…"
+    shown = "null" if value is None else str(value)
+    if len(shown) > _LONGEST_VALUE:  # the end of a path is its file's name
+        shown = shown[: _LONGEST_VALUE // 4] + "…" + shown[1 - 3 * _LONGEST_VALUE // 4 :]
     text = f"Invalid {name}={shown}: {expected.rstrip('.')}"
     if where:
         text += f" ({where})"
@@ -47,12 +47,21 @@ class InvalidValue(BrainlabError, ValueError):
     def __init__(
         self, name: str, value: object, expected: str, *, where: str | None = None, hint: str | None = None
     ) -> None:
-        self.name, self.value = name, value
+        self.name, self.value, self.expected, self.where, self.hint = name, value, expected, where, hint
         super().__init__(sentence(name, value, expected, where=where, hint=hint))
 
+    def because_of(self, key: str | None = None, *, hint: str | None = None) -> InvalidValue:
+        """The same error, also naming the configuration key that led to it, and the way out where there was none.
+
+        >>> str(InvalidFile("npy", "eeg.npy", "expected a complete pickle").because_of("data.things_root"))
+        'Invalid npy=eeg.npy: expected a complete pickle (data.things_root).'
+        """
+        where = ", ".join(filter(None, (self.where, key))) or None
+        return type(self)(self.name, self.value, self.expected, where=where, hint=self.hint or hint)
+
     def __reduce__(self) -> tuple[object, ...]:
-        # The constructor's arguments are already folded into the sentence; keep it across process borders.
-        return (_restore, (type(self), self.name, str(self.value), str(self)))
+        value = self.value if self.value is None else str(self.value)
+        return (_restore, (type(self), self.name, value, self.expected, self.where, self.hint))
 
 
 class InvalidFile(InvalidValue):
@@ -90,8 +99,7 @@ class ConfigError(SystemExit):
         return self.message
 
 
-def _restore(kind: type[InvalidValue], name: str, value: str, text: str) -> InvalidValue:
-    error = kind.__new__(kind)
-    BrainlabError.__init__(error, text)
-    error.name, error.value = name, value
-    return error
+def _restore(
+    kind: type[InvalidValue], name: str, value: str | None, expected: str, where: str | None, hint: str | None
+) -> InvalidValue:
+    return kind(name, value, expected, where=where, hint=hint)

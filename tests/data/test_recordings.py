@@ -181,7 +181,7 @@ def test_training_statistics_see_the_training_part_only(cache: Path) -> None:
         ({"root": "/nowhere/at/all"}, r"data\.root=/nowhere/at/all"),
         ({"include": "*.set"}, r"data\.include=\*\.set: expected data\.root"),
         ({"split": "week"}, r"data\.split=week"),
-        ({"window_s": 2.5}, r"data\.window_s=2\.5 patches: expected a whole number"),
+        ({"window_s": 2.5}, r"data\.window_s=2\.5: expected a whole number of patches"),
         ({"window_s": 20.0}, r"data\.window_s=20\.0: expected at most the \d"),
         ({"guard_s": 30.0}, r"data\.guard_s=30"),
         ({"windows_per_epoch": 0}, r"data\.windows_per_epoch=0"),

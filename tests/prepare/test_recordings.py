@@ -156,8 +156,17 @@ def test_a_store_holds_samples_events_and_facts(tmp_path: Path) -> None:
 
 
 def test_a_failed_recording_fails_the_job_after_the_others_and_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidFile, match=r"recordings=1 of 2: unusable: broken\.set: Invalid recording"):
+    with pytest.raises(InvalidFile, match=r"broken\.set: expected .* Hint: data\.on_error=skip") as caught:
         prepare_store(_files("broken", "fine"), tmp_path, Preparation(), read=_read)
+    assert str(caught.value).count("Invalid ") == 1
+
+
+def test_several_failed_recordings_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidFile, match=r"recordings=2 of 3: .*broken\.set: expected .*; broken2\.set: expected"
+    ) as caught:
+        prepare_store([*_files("broken", "fine"), *_files("broken2")], tmp_path, Preparation(), read=_read)
+    assert str(caught.value).count("Invalid ") == 1
 
 
 def test_skipped_recordings_stay_in_the_manifest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

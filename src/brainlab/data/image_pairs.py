@@ -116,7 +116,14 @@ def prepare_pairs(
         InvalidValue: for 0 pairs, or too few concepts for a split.
         InvalidFile, ShapeMismatch: whatever the files are refused for.
     """
-    return _Pipeline(things_root, nsd_root, cache, settings, fingerprints).run()
+    try:
+        return _Pipeline(things_root, nsd_root, cache, settings, fingerprints).run()
+    except InvalidValue as error:
+        roots = {"data.things_root": things_root, "data.nsd_root": nsd_root}
+        key = next((key for key, root in roots.items() if str(root) in str(error)), None)
+        if fingerprints or key is None or "data." in error.name:
+            raise
+        raise error.because_of(key) from error
 
 
 class _Pipeline:
@@ -134,6 +141,7 @@ class _Pipeline:
     def run(self) -> PreparedPairs:
         s = self.set
         index = things_eeg.read_image_index(self.things_root)
+        self._expect_subjects()
         eligible = np.arange(index.n_train if s.exclude_things_test else len(index))
         epochs = self._things(index)
         fmri = self._nsd()
@@ -167,6 +175,17 @@ class _Pipeline:
             folder, folder / self.name, pairs, split, labels, projections, concepts, self.things_root, self.nsd_root,
             folder.name, facts,
         )  # fmt: skip
+
+    def _expect_subjects(self) -> None:
+        """Say at once who is missing, instead of after the others were prepared."""
+        present = {
+            "eeg_subjects": (self.things_root, things_eeg.subjects_present(self.things_root, self.set.eeg_container)),
+            "nsd_subjects": (self.nsd_root, nsd.subjects_present(self.nsd_root)),
+        }
+        for key, (root, there) in present.items():
+            absent = [name for name in getattr(self.set, key) if name not in there]
+            if absent and there:  # the reader of an empty root says what it should hold
+                raise InvalidValue(f"data.{key}", absent[0], f"expected one of {', '.join(there)}", where=str(root))
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
@@ -269,9 +288,11 @@ class _Pipeline:
                 found[subject] = type(matching)(things.ids[matching.left], seen[matching.right], matching.similarity)
             pairs = intersect_matchings(found, target=s.target_intersection, on_shortfall=s.on_shortfall)
             if len(pairs) == 0:
+                key, value = ("top_k", s.top_k) if s.min_similarity is None else ("min_similarity", s.min_similarity)
                 raise InvalidValue(
-                    "pairs", 0, f"expected pictures matched in every one of {', '.join(s.nsd_subjects)}",
-                    where="data.match, data.top_k, data.min_similarity", hint="raise top_k or lower min_similarity",
+                    f"data.{key}", value,
+                    f"expected at least 1 picture matched in every one of {', '.join(s.nsd_subjects)}, found 0 pairs",
+                    hint="raise data.top_k or lower data.min_similarity",
                 )  # fmt: skip
             steps.save_pairs(folder / "pairs.csv", pairs)
 

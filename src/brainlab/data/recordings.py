@@ -181,8 +181,22 @@ class Recordings(LightningDataModule):
             raise InvalidValue(
                 "data.include", include, "expected data.root with it, since data.root=null runs on simulated recordings"
             )
-        self.patch_length = _whole("data.patch_s", patch_s * sfreq_hz, "samples")
-        self.n_patches = _whole("data.window_s", window_s / patch_s, "patches")
+        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
+            raise InvalidValue(
+                "data.fractions", list(fractions), "expected three numbers ≥ 0 that sum to 1, the first of them above 0"
+            )
+        for name, number, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("guard_s", guard_s, 0),
+        ):
+            if number < least:
+                raise InvalidValue(f"data.{name}", number, f"expected at least {least}")
+        for name, seconds in (("sfreq_hz", sfreq_hz), ("patch_s", patch_s), ("window_s", window_s)):
+            if seconds <= 0:
+                raise InvalidValue(f"data.{name}", seconds, "expected more than 0")
+        self.patch_length = _whole("data.patch_s", patch_s, 1 / sfreq_hz, "samples")
+        self.n_patches = _whole("data.window_s", window_s, patch_s, "patches")
         self.length = self.patch_length * self.n_patches
         if windows_per_epoch is not None and windows_per_epoch < 1:
             raise InvalidValue("data.windows_per_epoch", windows_per_epoch, "expected at least 1, or null")
@@ -259,9 +273,11 @@ class Recordings(LightningDataModule):
         try:
             return time_split(n_samples, self.plan.sfreq_hz, self.fractions, self.guard_s)
         except InvalidValue as error:
+            seconds = n_samples / self.plan.sfreq_hz
             raise InvalidValue(
-                "data.guard_s", self.guard_s, f"expected room for all parts in recording {name} ({error})"
-            ) from error
+                "data.guard_s", self.guard_s, f"expected room for all parts in the {seconds:g} s of recording {name}",
+                hint="a smaller guard, or data.fractions with 0 for a part that is not needed",
+            ) from error  # fmt: skip
 
     def _by_channel_set(self, part: str) -> list[np.ndarray]:
         """The stretches of a part that hold a window, for each channel set that has any."""
@@ -419,8 +435,8 @@ def _without(rows: np.ndarray, bad: Sequence[Sequence[tuple[int, int]]]) -> np.n
     return np.array([row for row in kept if row[1] < row[2]], dtype=np.int64).reshape(-1, 3)
 
 
-def _whole(name: str, value: float, unit: str) -> int:
-    rounded = round(value)
-    if rounded < 1 or abs(value - rounded) > 1e-6:
-        raise InvalidValue(name, f"{value:g} {unit}", f"expected a whole number of {unit}, at least 1")
-    return rounded
+def _whole(name: str, seconds: float, unit_s: float, unit: str) -> int:
+    number = round(seconds / unit_s)
+    if number < 1 or abs(seconds / unit_s - number) > 1e-6:
+        raise InvalidValue(name, seconds, f"expected a whole number of {unit} of {unit_s:g} s, at least 1")
+    return number

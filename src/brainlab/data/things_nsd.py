@@ -188,11 +188,19 @@ class ThingsNsdData(LightningDataModule):
             raise InvalidValue(
                 "data.ridge_files", dict(ridge_files), f"expected one file per fMRI subject ({min(unknown)})"
             )
-        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-            raise InvalidValue("data.fractions", list(fractions), "expected three numbers ≥ 0 that sum to 1")
-        for name, number in (("batch_size", batch_size), ("n_clusters", n_clusters)):
-            if number < 1:
-                raise InvalidValue(f"data.{name}", number, "expected at least 1")
+        if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise InvalidValue("data.fractions", list(fractions), "expected three numbers above 0 that sum to 1")
+        for name, number, least in (
+            ("batch_size", batch_size, 1),
+            ("n_clusters", n_clusters, 1),
+            ("num_workers", num_workers, 0),
+            ("top_k", 1 if top_k is None else top_k, 1),
+        ):
+            if number < least:
+                raise InvalidValue(f"data.{name}", number, f"expected at least {least}")
+        for name, length in (("sfreq_hz", sfreq_hz), ("patch_s", patch_s)):
+            if not length > 0:
+                raise InvalidValue(f"data.{name}", length, "expected more than 0")
         self.settings = PairSettings(
             eeg_subjects=tuple(eeg_subjects),
             nsd_subjects=tuple(nsd_subjects),

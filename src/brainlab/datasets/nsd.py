@@ -198,7 +198,9 @@ def betas_folder(root: Path | str, subject: str, prep: str = DEFAULT_PREP) -> Pa
     folder = parent / prep
     if not folder.is_dir():
         present = ", ".join(sorted(p.name for p in parent.glob("betas_*"))) or "nothing"
-        raise InvalidValue("prep", prep, f"expected a folder of response volumes, found {present}", where=str(parent))
+        raise InvalidValue(
+            "beta_prep", prep, f"expected a folder of response volumes, found {present}", where=str(parent)
+        )
     return folder
 
 

@@ -44,6 +44,8 @@ def read_recording(path: Path | str, *, kinds: Mapping[str, str] | None = None, 
     path = Path(path)
     if not path.exists():
         raise InvalidFile("recording", path, "expected an existing file")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InvalidFile("recording", path, "expected samples, the file is empty")
     raw, notes = _open(path)
     unknown = sorted(set(kinds or {}) - set(raw.ch_names))
     if unknown:
@@ -94,7 +96,7 @@ def _open(path: Path) -> tuple[Any, list[str]]:
         except Exception as error:
             # MNE's readers raise whatever their parsers do; the user gets one sentence and the cause behind it.
             raise InvalidFile(
-                "recording", path, f"expected a file that MNE {mne.__version__} reads ({_first_line(error)})"
+                "recording", path, f"expected a complete file that MNE {mne.__version__} reads ({_first_line(error)})"
             ) from error
     return raw, sorted({_first_line(warning.message) for warning in caught if warning.category is RuntimeWarning})
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -27,19 +29,26 @@ def load_torch(path: Path | str, *, memory_map: bool = True) -> Any:
         raise InvalidFile("file", path, "expected an existing file written by torch.save")
     import torch
 
+    mapped = memory_map and zipfile.is_zipfile(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=memory_map and zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # asks to report a pickle protocol that torch did not write
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        first = str(error).strip().splitlines()
-        asked = next((line.strip() for line in first if "GLOBAL" in line or "Unsupported" in line), first[0])
+        # torch wraps the reason into paragraphs of advice
+        found = re.search(r"(unsupported )?GLOBAL ([\w.]+)", str(error), re.IGNORECASE)
+        if found is None:
+            raise _damaged(path) from error
         raise InvalidFile(
             "torch file",
             path,
-            f"expected only tensors and plain containers; nothing of it was run ({asked})",
+            f"expected only tensors and plain containers; nothing of it was run (it asks for {found[2]})",
             hint="save a plain state_dict or a dictionary of tensors instead of whole objects",
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InvalidFile(
-            "torch file", path, f"expected a complete file written by torch.save ({first_line})"
-        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> InvalidFile:
+    reason = "the file is empty" if path.stat().st_size == 0 else "it is damaged or of another format"
+    return InvalidFile("torch file", path, f"expected a complete file written by torch.save, {reason}")

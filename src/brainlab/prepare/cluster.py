@@ -81,7 +81,9 @@ def fit_clusters(
 
     rows = np.concatenate([np.asarray(left, np.float64), np.asarray(right, np.float64)])
     if len(rows) < n_clusters:
-        raise InvalidValue("n_clusters", n_clusters, f"expected at most the {len(rows)} pictures of the training pairs")
+        raise InvalidValue(
+            "data.n_clusters", n_clusters, f"expected at most the {len(rows)} pictures of the training pairs"
+        )
     if spherical:
         return _spherical(_unit(rows), n_clusters, seed)
     # One thread: sums in another order could move a picture on the border, so that labels would depend on the machine.

@@ -59,14 +59,19 @@ def save_epochs(
     """Resample one part of a subject's epochs into ``<part>.npy`` (image, repetition, channel, time) float32."""
     epochs = things_eeg.read_epochs(root, subject, part, container=container, index=index)
     n_images, n_reps, n_channels = epochs.data.shape[:3]
-    out = None
-    for start in range(0, n_images, 64):
-        block = resample_epochs(epochs.data[start : start + 64], epochs.sfreq_hz, sfreq_hz)
-        if out is None:
-            shape = (n_images, n_reps, n_channels, block.shape[-1])
-            out = np.lib.format.open_memmap(folder / f"{part}.npy", mode="w+", dtype=np.float32, shape=shape)
-        out[start : start + len(block)] = block
-    if out is None:
+    n_times = 0
+    # Not through a writable memory map: on a full disk that kills the process instead of raising an error.
+    with open(folder / f"{part}.npy", "wb") as stream:
+        for start in range(0, n_images, 64):
+            block = resample_epochs(epochs.data[start : start + 64], epochs.sfreq_hz, sfreq_hz)
+            if not n_times:
+                n_times = block.shape[-1]
+                shape = (n_images, n_reps, n_channels, n_times)
+                np.lib.format.write_array_header_1_0(
+                    stream, {"descr": "<f4", "fortran_order": False, "shape": shape}
+                )  # fmt: skip
+            stream.write(np.ascontiguousarray(block, dtype="<f4").data)
+    if not n_times:
         raise InvalidFile("EEG", epochs.path, "expected at least one picture, found 0")
     facts = EpochFacts(
         subject=subject,
@@ -75,11 +80,10 @@ def save_epochs(
         sfreq_hz=sfreq_hz,
         amplitude_unit=epochs.amplitude_unit,
         container=epochs.container,
-        n_images=out.shape[0],
-        n_repetitions=out.shape[1],
-        n_times=out.shape[3],
+        n_images=n_images,
+        n_repetitions=n_reps,
+        n_times=n_times,
     )
-    out.flush()
     np.save(folder / f"{part}_image_index.npy", np.asarray(epochs.image_index, dtype=np.int64))
     (folder / f"{part}.json").write_text(json.dumps(asdict(facts)))
 

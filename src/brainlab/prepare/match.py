@@ -369,8 +369,9 @@ def intersect_matchings(
     if target is not None and len(common) < target:
         if on_shortfall == "raise":
             raise InvalidValue(
-                "target_intersection", target, f"expected at most the {len(common)} pictures matched in every subject",
-                hint="raise match_top_k, lower target_intersection, or set on_shortfall=warn",
+                "data.target_intersection", target,
+                f"expected at most the {len(common)} pictures matched in every subject",
+                hint="raise data.top_k, lower data.target_intersection, or set data.on_shortfall=warn",
             )  # fmt: skip
         log.warning("only %d of %d wanted pictures are matched in every subject", len(common), target)
     order = np.lexsort((common, -mean))[:target]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from brainlab.datasets.recordings import RecordingFile, channel_kind
-from brainlab.errors import BrainlabError, InvalidFile, InvalidValue
+from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.recording import Channel, Event, Recording
 from brainlab.io.store import StoreWriter
 
@@ -41,6 +41,7 @@ CODE_VERSION = 1
 MANIFEST = "recordings.json"
 
 _NYQUIST_SHARE = 0.9
+_LISTED = 5
 _PLAUSIBLE_UV = (1.0, 200.0)
 
 
@@ -198,21 +199,28 @@ def prepare_store(
     if on_error not in ("raise", "skip"):
         raise InvalidValue("data.on_error", on_error, "expected raise or skip")
     rows: list[dict[str, Any]] = []
+    errors: dict[str, InvalidValue] = {}
     with StoreWriter(folder) as writer:
         for file in files:
             row = {"file": str(file.path), "session": file.name, "subject": file.subject, "dataset": file.dataset}
             try:
                 rows.append({**row, "status": "prepared", **_prepare_one(file, plan, read, writer)})
-            except BrainlabError as error:
+            except InvalidValue as error:
                 if on_error == "skip":  # else the error at the end says it
                     log.warning("Recording %s was not prepared: %s", file.path.name, error)
+                errors[str(file.path)] = error
                 rows.append({**row, "status": "failed", "error": str(error)})
     (folder / MANIFEST).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
-    failed = [row for row in rows if row["status"] == "failed"]
-    if failed and (on_error == "raise" or len(failed) == len(rows)):
-        named = "; ".join(f"{Path(row['file']).name}: {row['error']}" for row in failed)
-        hint = "data.on_error=skip goes on without them" if len(failed) < len(rows) else "data.include chooses files"
-        raise InvalidFile("recordings", f"{len(failed)} of {len(rows)}", f"unusable: {named}", hint=hint)
+    if errors and (on_error == "raise" or len(errors) == len(rows)):
+        hint = "data.on_error=skip goes on without" if len(errors) < len(rows) else "data.include chooses other files"
+        if len(errors) == 1:
+            raise next(iter(errors.values())).because_of("data.root", hint=hint)
+        reasons = [f"{file}: {error.expected}" for file, error in errors.items()]
+        more = f"; and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
+        raise InvalidFile(
+            "recordings", f"{len(errors)} of {len(rows)}", f"cannot be used: {'; '.join(reasons[:_LISTED])}{more}",
+            where="data.root", hint=hint,
+        )  # fmt: skip
     return rows
 
 

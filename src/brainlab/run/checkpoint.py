@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import random
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,11 @@ import torch
 
 from brainlab.errors import InvalidFile
 from brainlab.io.atomic import fsync_path
+from brainlab.io.torch_file import load_torch
 
 __all__ = ["latest", "load", "load_weights", "plain", "publish", "random_state", "restore_random_state"]
 
 log = logging.getLogger(__name__)
-
-_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 def random_state() -> dict[str, Any]:
@@ -102,10 +99,9 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InvalidFile("checkpoint", path, "expected an existing checkpoint file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise InvalidFile("checkpoint", path, f"expected a complete checkpoint of tensors ({reason})") from None
+        content = load_torch(path, memory_map=False)
+    except InvalidFile as error:
+        raise InvalidFile("checkpoint", path, error.expected, hint=error.hint) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise InvalidFile("checkpoint", path, "expected a checkpoint with a state_dict")
     return content

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from brainlab.errors import InvalidValue, ShapeMismatch
+from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
 
 __all__ = ["fingerprint_weights", "load_weights_into"]
 
@@ -56,10 +56,20 @@ def load_weights_into(task: Any, weights: Mapping[str, str]) -> None:
                 hint=f"parts: {', '.join(part for part, _ in task.named_children())}",
             )  # fmt: skip
         module = modules[name]
-        state = load_torch(_existing(name, file))
+        try:
+            state = load_torch(_existing(name, file))
+        except InvalidFile as error:
+            raise InvalidFile(f"weights.{name}", file, error.expected, hint=error.hint) from error
+        if not isinstance(state, Mapping):
+            raise InvalidFile(
+                f"weights.{name}", file, f"expected a dictionary of tensors, found {type(state).__name__}"
+            )
         released = getattr(sys.modules[type(module).__module__], "load_released_weights", None)
         if released is not None:
-            report = released(module, state)
+            try:
+                report = released(module, state)
+            except InvalidValue as error:
+                raise error.because_of(f"weights.{name}={file}") from error
             ignored = f", {len(report.ignored)} others left out" if report.ignored else ""
             log.info("weights.%s: %d tensors of %s%s", name, len(report.loaded), file, ignored)
         else:

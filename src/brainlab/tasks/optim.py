@@ -48,8 +48,11 @@ def two_rate_groups(
     are dropped. Each group carries a ``name``.
 
     Raises:
-        InvalidValue: if nothing is left to train.
+        InvalidValue: if a rate is negative, or nothing is left to train.
     """
+    for name, rate in (("lr", lr), ("head_lr_scale", head_lr_scale), ("weight_decay", weight_decay)):
+        if not 0 <= rate < math.inf:  # torch looks at the default rate only, not at those of groups
+            raise InvalidValue(f"model.{name}", rate, "expected a finite number, at least 0")
     seen: set[int] = set()
     groups = []
     for label, parts, rate in (("encoder", [encoder], lr), ("head", list(rest), lr * head_lr_scale)):
