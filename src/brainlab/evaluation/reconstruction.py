@@ -1,8 +1,8 @@
 """Held-out masked-patch reconstruction: is the network better than guesses that need no learning?
 
 The trained task and every baseline fill in exactly the same hidden patches of the test part. Errors are means over
-hidden patches, in squared units of the data; intervals are 95 % bootstrap intervals over windows, and differences to
-a baseline are paired (one resampling for both).
+hidden patches, in squared units of the data; intervals are 95 % bootstrap intervals over blocks of consecutive windows,
+and differences to a baseline are paired (one resampling for both).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from brainlab.plot.reconstruction import error_per_channel, example_traces, spec
 from brainlab.tasks.masked_patches import fixed_masks
 from brainlab.types import Evaluation, Figure, Metric, Table
 
-__all__ = ["Reconstruction", "bootstrap_means"]
+__all__ = ["Reconstruction", "block_length", "bootstrap_means"]
 
 _METHODS = {
     "network": "the trained network",
@@ -101,6 +101,7 @@ class Reconstruction:
             notes=notes,
             details={
                 "windows": len(hidden),
+                "windows_per_bootstrap_block": block_length(len(hidden)),
                 "masks_per_window": self.n_masks,
                 "hidden_patches": int(hidden.sum()),
                 "unit": f"squared units of {data.unit_uv:g} µV",
@@ -163,6 +164,17 @@ class Reconstruction:
         ]
 
 
+def block_length(n_windows: int) -> int:
+    """Windows per block of the bootstrap: the cube root of their number, at least 2 where there are 4.
+
+    Source: Künsch (1989), the rate that balances bias and variance.
+
+    >>> block_length(1), block_length(8), block_length(1000)
+    (1, 2, 10)
+    """
+    return max(round(n_windows ** (1 / 3)), 2 if n_windows >= 4 else 1)
+
+
 def bootstrap_means(
     error: Mapping[str, Float[np.ndarray, " window"]],
     weight: Float[np.ndarray, " window"],
@@ -171,17 +183,25 @@ def bootstrap_means(
 ) -> dict[str, Float[np.ndarray, " draw"]]:
     """Weighted means of resampled windows; draw ``k`` of every method resamples the same windows.
 
+    Neighbouring windows of a recording resemble each other, so runs of ``block_length(n)`` consecutive windows are
+    drawn, wrapped around at the end: single windows would make the interval too narrow.
+
     Args:
         error: method → summed error of each window.
         weight: number of terms in each window's sum.
         n_bootstrap: resamplings.
         seed: of the resampling.
+
+    Source: Politis and Romano (1992), the circular block bootstrap.
     """
     rng = np.random.default_rng(seed)
     means = {name: np.empty(n_bootstrap) for name in error}
+    n, length = len(weight), block_length(len(weight))
     for draw in range(n_bootstrap):
+        starts = rng.integers(n, size=-(-n // length))
+        drawn = ((starts[:, None] + np.arange(length)) % n).reshape(-1)[:n]
         # How often each window was drawn is all that its mean needs, and stays small for a million windows.
-        times = np.bincount(rng.integers(len(weight), size=len(weight)), minlength=len(weight))
+        times = np.bincount(drawn, minlength=n)
         total = times @ weight
         for name, values in error.items():
             means[name][draw] = times @ values / total
