@@ -22,7 +22,7 @@ from brainlab.data.picture_split import PictureSplitKind, split_pairs
 from brainlab.data.splits import PARTS, Split
 from brainlab.datasets import nsd, things_eeg
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.io.cache import Cache
+from brainlab.io.cache import Cache, code_digest
 from brainlab.io.records import write_records
 from brainlab.prepare import image_pairs as steps
 from brainlab.prepare.betas import BetaNormalisation
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 SplitKind = Literal["concept", "image", "subject", "sklearn"]
 
-_CODE_VERSION = 1
 _THINGS_EEG_FILES = ("*/{0}/*", "project/eeg_dataset/preprocessed_data/{0}/*", "eeg_dataset/preprocessed_data/{0}/*")
 
 
@@ -513,7 +512,7 @@ class _Pipeline:
     def _get(
         self, kind: str, recipe: Mapping[str, Any], inputs: Mapping[str, str], build: Callable[[Path], None]
     ) -> Path:
-        return self.cache.get(kind, {**recipe, "code_version": _CODE_VERSION}, inputs, build)
+        return self.cache.get(kind, {**recipe, "code": code_digest("prepare", "signal", "datasets")}, inputs, build)
 
     def _say(self, step: str, told: str, start: float) -> None:
         log.info("prepare %s: %s (%.1f s)", step, told, time.monotonic() - start)

@@ -25,14 +25,14 @@ from brainlab.data.splits import PARTS, TimeSplit, group_split, time_split
 from brainlab.data.windows import RandomWindows, Windows, regular_windows, stretches_of
 from brainlab.datasets.recordings import companions, find_recordings
 from brainlab.errors import InvalidValue
-from brainlab.io.cache import Cache
+from brainlab.io.cache import Cache, code_digest
 from brainlab.io.store import Session, Store
 from brainlab.prepare.recordings import Preparation, prepare_store
 from brainlab.types import DataSource
 
 __all__ = ["ChannelSetSampler", "PatchBatches", "Recordings", "TrainingStatistics"]
 
-_SIMULATION = {"seed": 0, "code_version": 1}
+_SIMULATION = {"seed": 0}
 _COVARIANCE_SAMPLES = 200_000
 
 
@@ -222,7 +222,10 @@ class Recordings(LightningDataModule):
             def simulate(target: Path) -> None:
                 write_recordings(target, self.size, _SIMULATION["seed"])
 
-            folder = self.cache.get("recordings_simulated", {"size": self.size, **_SIMULATION}, {}, simulate)
+            code = code_digest("synthetic/recordings.py")
+            folder = self.cache.get(
+                "recordings_simulated", {"size": self.size, **_SIMULATION, "code": code}, {}, simulate
+            )
         files = find_recordings(folder, self.include)
         parts = sorted({part for file in files for part in companions(file.path)})
         recipe = {**self.plan.recipe(), "on_error": self.on_error, "sessions": [file.name for file in files]}

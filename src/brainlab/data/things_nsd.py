@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -20,7 +19,7 @@ from brainlab.data.image_pairs import PairSettings, PreparedPairs, SplitKind, pr
 from brainlab.data.sampling import ResumableSampler, already_collated
 from brainlab.data.splits import PARTS
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.io.cache import Cache
+from brainlab.io.cache import Cache, code_digest
 from brainlab.io.records import Records
 from brainlab.prepare.reliability import repetition_cosines, target_ceilings, unit_rows
 from brainlab.types import DataSource
@@ -264,10 +263,8 @@ class ThingsNsdData(LightningDataModule):
             image_pairs.write_image_pairs(folder / "things_eeg2", folder / "nsd", self.size, self.simulation_seed)
 
         # The code that draws the data is part of what they are.
-        sources = sorted(Path(image_pairs.__file__).parent.glob("*.py"))
-        names = ("image_pairs.py", "latents.py", "nsd.py", "things_eeg.py")
-        code = hashlib.sha256(b"".join(path.read_bytes() for path in sources if path.name in names)).hexdigest()
-        recipe = {"size": self.size, "seed": self.simulation_seed, "code": code[:16]}
+        code = code_digest(*(f"synthetic/{name}.py" for name in ("image_pairs", "latents", "nsd", "things_eeg")))
+        recipe = {"size": self.size, "seed": self.simulation_seed, "code": code}
         return self.cache.get("image_pairs_simulated", recipe, {}, build)
 
     def setup(self, stage: str | None = None) -> None:

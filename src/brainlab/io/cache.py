@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from brainlab import __version__
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.atomic import fsync_path, fsync_tree, is_disk_full, write_atomically
 
-__all__ = ["Cache", "canonical_json", "fingerprint_files"]
+__all__ = ["Cache", "canonical_json", "code_digest", "fingerprint_files"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,24 @@ def canonical_json(value: Any) -> str:
             value,
             f"expected only strings, finite numbers, booleans, null, lists and string-keyed maps ({error})",
         ) from None
+
+
+@lru_cache
+def code_digest(*rooms: str) -> str:
+    """A hash over the source files of brainlab's rooms (files or packages); of all of them without arguments.
+
+    Part of a step's recipe, so that a result of older code is never taken for one of today's.
+
+    >>> code_digest("signal") == code_digest("signal") != code_digest("io")
+    True
+    """
+    package = Path(__file__).parents[1]
+    paths = [package / room for room in rooms] or [package]
+    files = sorted(file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py")))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 class Cache:

@@ -19,11 +19,11 @@ import numpy as np
 
 from brainlab.datasets.recordings import RecordingFile, channel_kind
 from brainlab.errors import InvalidFile, InvalidValue
+from brainlab.io.cache import code_digest
 from brainlab.io.recording import Channel, Event, Recording
 from brainlab.io.store import StoreWriter
 
 __all__ = [
-    "CODE_VERSION",
     "Preparation",
     "band_filter",
     "name_channels",
@@ -34,9 +34,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-CODE_VERSION = 1
-"""Raised whenever the same settings would give other samples, or a store of another layout."""
 
 MANIFEST = "recordings.json"
 
@@ -79,7 +76,12 @@ class Preparation:
     def recipe(self) -> dict[str, Any]:
         """Everything that the prepared samples depend on, for the cache key."""
         # Filters and readers are MNE's, so a new MNE may give other samples.
-        return {**asdict(self), "kinds": list(self.kinds), "code_version": CODE_VERSION, "mne": version("mne")}
+        return {
+            **asdict(self),
+            "kinds": list(self.kinds),
+            "code": code_digest("prepare/recordings.py", "signal", "io"),
+            "mne": version("mne"),
+        }
 
 
 def name_channels(recording: Recording) -> Recording:

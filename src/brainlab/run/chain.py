@@ -26,7 +26,6 @@ __all__ = ["Chain", "Stage"]
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
 _PUBLISHED = ("results.json", "resolved.yaml", "fingerprint.txt", "report.html", "env.json")
 _OFFERED = ("checkpoint", "folder", "fingerprint", "score")
 
@@ -113,7 +112,7 @@ class Chain:
 
 def _run_stage(stage: Stage, cfg: DictConfig, run: Run, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Run ``stage`` or take it from the cache; returns what later stages may refer to."""
-    from brainlab.io.cache import Cache
+    from brainlab.io.cache import Cache, code_digest
     from brainlab.run import assemble
     from brainlab.run.execute import execute
 
@@ -138,7 +137,7 @@ def _run_stage(stage: Stage, cfg: DictConfig, run: Run, done: Mapping[str, Mappi
             execute(stage.cfg, folder=folder, overrides=stage.overrides)
         _publish(RunDirectory(folder), target)
 
-    recipe = {"version": _VERSION, "fingerprint": fingerprint.value, "growth": dict(fingerprint.growth)}
+    recipe = {"code": code_digest(), "fingerprint": fingerprint.value, "growth": dict(fingerprint.growth)}
     made = Cache(str(cfg.paths.cache)).get("stage", recipe, {}, build)
     if not ran:
         log.info("stage %s was finished before: %s", stage.name, made)
