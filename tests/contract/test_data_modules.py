@@ -27,8 +27,10 @@ def module(name: str, cache: Path, **changes):
         words = [f"data.{key}={value}" for key, value in changes.items()]
         cfg = compose(
             "config",
-            ["experiment=none", f"data={name}", "model=align_cbramod", "data.size=tiny", "data.batch_size=4", *words]
-            + [f"paths.cache={cache}"],
+            [
+                *("experiment=none", f"data={name}", "model=align_cbramod", f"paths.cache={cache}"),
+                *("data.size=tiny", "data.batch_size=4", *words),
+            ],
         )
     data = build(cfg.data, path="data")
     data.prepare_data()

@@ -15,8 +15,9 @@ from brainlab.synthetic.image_pairs import SIZES, planted_ceiling, write_image_p
 from brainlab.synthetic.latents import bayes_top1, concept_latents
 from brainlab.synthetic.things_eeg import EegModel, concept_folders
 
+# One default-size gallery of 14 concepts × 10 pictures, with as little around it as possible.
 GALLERY = {
-    "train_repetitions": 4,  # one default-size gallery of 14 concepts × 10 pictures, with as little around it as possible
+    "train_repetitions": 4,
     "n_train_concepts": 14,
     "n_test_images": 2,
     "n_eeg_subjects": 2,
