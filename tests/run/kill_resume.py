@@ -5,7 +5,8 @@
 Everything after ``--`` is the command of the run, without ``hydra.run.dir`` and ``paths.root``. Each round is a run of
 its own: started, killed with SIGKILL in the middle of an epoch, resumed once. Needs ``trainer.log_every_n_steps=1``
 (logged steps tell how far the killed process came) and ``callbacks.last.every_n_steps``. Rounds whose last checkpoint
-fell on the start of an epoch are shown but do not count. Prints a table; exit code 1 unless everything is equal.
+fell on the start of an epoch or the end of training are shown but do not count. Prints a table; exit code 1 unless
+everything is equal.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def reference(run: Path) -> Reference:
 def kill(command: Sequence[str], run: Path, log: Path, ref: Reference, rng: random.Random) -> int:
     """Start a run, kill it at a random moment of a random epoch; returns the batches it had logged by then."""
     wanted = rng.randrange(ref.total // ref.per_epoch) * ref.per_epoch + rng.randint(3, ref.per_epoch)
+    wanted = min(wanted, ref.total - 1)  # after the last batch there is nothing left to resume
     wait_s = rng.random() * ref.batch_s
     with log.open("a") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
@@ -94,16 +96,18 @@ def kill_and_resume(
     position = saved["epoch"] * ref.per_epoch + saved["batch"]
     run_alone(start if how == "auto" else [*program, f"resume={run}"], log)
     found = compare(ref.run, run)
-    (epoch, batch), *more = _RESUMED.findall((run / "brainlab.log").read_text())
-    after = found["batches_of_attempts"][-1]
+    said = [(int(epoch), int(batch)) for epoch, batch in _RESUMED.findall((run / "brainlab.log").read_text())]
+    if saved["finished"]:  # the kill came after the end of training: only the evaluation was left
+        said, position = said or [(saved["epoch"], saved["batch"])], ref.total
+    after = found["batches_of_attempts"][-1] or 0
     return {
         "resume": how,
         "killed_after": executed,
         "checkpoint": (saved["epoch"], saved["batch"]),
-        "resumed_at": (int(epoch), int(batch)),
+        "resumed_at": said[0],
         "executed_then": after,
         "redone": executed - position,
-        "position_equal": (saved["epoch"], saved["batch"]) == (int(epoch), int(batch)) and not more,
+        "position_equal": said == [(saved["epoch"], saved["batch"])],
         "remaining_equal": after == ref.total - position,
         **{key: value for key, value in found.items() if key.endswith(("_equal", "_step"))},
         **tracked(run),
