@@ -361,7 +361,17 @@ class ThingsNsdData(LightningDataModule):
             "target_dim": self.shapes["target_dim"],
             "clusters": np.bincount(self._ready.labels, minlength=self.settings.n_clusters).tolist(),
             "fmri_reliability": self._reliability("test"),
+            "saw_held_out_data": self._leaks(),
         }
+
+    def _leaks(self) -> list[str]:
+        """Choices of published work that look at held-out pairs; empty unless they were asked for."""
+        asked = {
+            "cluster labels": self.settings.cluster_fit == "all",
+            "beta z-scores": self.settings.beta_normalisation == "session",
+            "split by picture: concepts of test pictures were trained on": self.settings.split in ("image", "sklearn"),
+        }
+        return [what for what, leaks in asked.items() if leaks]
 
     def _reliability(self, part: str) -> dict[str, dict[str, float]]:
         """fMRI subject → mean cosine between the embedded repetitions of a picture, by pair of repetitions."""

@@ -100,12 +100,14 @@ class Retrieval:
 
         single, averaged = directions[:2]
         figures, figure_notes = self._figures(data, out / "figures", split, gallery, single, averaged, ceilings)
+        described = data.describe()
+        leaks = [f"Held-out data were seen, as configured: {what}." for what in described.get("saw_held_out_data", [])]
         return Evaluation(
             headline="top1",
             metrics=metrics,
             figures=figures,
-            tables=self._tables(data.describe().get("eeg_subjects", []), split, single, ceilings, compat),
-            notes=[*self._notes(metrics[0], controls["top1"], n), *figure_notes],
+            tables=self._tables(described.get("eeg_subjects", []), split, single, ceilings, compat),
+            notes=[*leaks, *self._notes(metrics[0], controls["top1"], n), *figure_notes],
             details={
                 "gallery": {
                     "n_pictures": n,
