@@ -30,11 +30,16 @@ def random_state() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(words), gauss],
-        "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss),
-                  float(cached)],
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
         "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else [],
-    }  # fmt: skip
+    }
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
@@ -153,7 +158,9 @@ def load_weights(module: torch.nn.Module, content: Mapping[str, Any], source: Pa
     ]
     if problems:
         raise InvalidFile(
-            "checkpoint", source, f"expected the weights of this model, but found {'; '.join(problems)}",
+            "checkpoint",
+            source,
+            f"expected the weights of this model, but found {'; '.join(problems)}",
             hint="evaluate it with the configuration it was trained with",
-        )  # fmt: skip
+        )
     module.load_state_dict(weights, strict=True)

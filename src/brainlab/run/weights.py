@@ -52,9 +52,11 @@ def load_weights_into(task: Any, weights: Mapping[str, str]) -> None:
     for name, file in weights.items():
         if name not in modules or not name:
             raise InvalidValue(
-                f"weights.{name}", file, "unknown part of the model",
+                f"weights.{name}",
+                file,
+                "unknown part of the model",
                 hint=f"parts: {', '.join(part for part, _ in task.named_children())}",
-            )  # fmt: skip
+            )
         module = modules[name]
         try:
             state = load_torch(_existing(name, file))
