@@ -58,6 +58,31 @@ MISTAKES = {
     "a run that does not exist": (["rerun=/no/such/run"], ["rerun=/no/such/run", "expected a run directory"]),
     "a mistyped resume": (["resume=atuo"], ["resume=atuo", "auto, never or a run directory"]),
     "a direction that is none": (["monitor.mode=smallest"], ["monitor.mode", "min or max"]),
+    "a sweep that nobody waits for": (["-m", "wait=false"], ["wait=false", "needs hydra/launcher=submitit_slurm"]),
+    "a run that nobody waits for": (["wait=false"], ["wait=false", "needs hydra/launcher=submitit_slurm"]),
+    "a submission that nobody waits for": (
+        ["-m", "wait=false", "hydra/launcher=submitit_slurm"],
+        ["wait=false", "not available yet"],
+    ),
+    "an evaluation of nothing": (["job=evaluate"], ["job.checkpoint=null", "expected a checkpoint"]),
+    "a chain of nothing": (["job=chain"], ["job.stages", "at least one stage"]),
+    "a swept chain of nothing": (["-m", "job=chain", "seed=1,2"], ["job.stages", "at least one stage"]),
+    "a stage that cannot be composed": (
+        ["validate=true", "job=chain", "+job.stages.a=['experiment=nope']"],
+        ["job.stages.a", "experiment=nope"],
+    ),
+    "a reference to no stage": (
+        ["validate=true", "job=chain", "+job.stages.a=['experiment=mine','weights.encoder=${stage:b.checkpoint}']"],
+        ["job.stages.a", "b.checkpoint"],
+    ),
+    "stages whose words are not quoted": (
+        ["job=chain", "job.stages={a: [seed=1]}"],
+        ["job.stages", "+job.stages.a=['"],
+    ),
+    "a value outside its alias": (
+        ["validate=true", "model=line", "data=things_nsd", "data.split=nsdonsense"],
+        ["data.split=nsdonsense", "concept, image, subject or sklearn"],
+    ),
     "no data": (["experiment=none"], ["=???", "choose one"]),
 }
 
@@ -74,6 +99,20 @@ def test_a_mistake_ends_with_one_helpful_sentence(case, brainlab, workplace, mon
         assert text in ended.err
     assert ended.err.startswith("Invalid ")
     assert len(ended.err.strip().splitlines()) == 1
+    assert workplace.written() == []
+
+
+@pytest.mark.parametrize("parent", ["a file", "/proc"])  # as root only making the folder shows that /proc takes none
+@pytest.mark.parametrize("words", [["hydra.run.dir"], ["paths.root"], ["-m", "hydra.sweep.dir"], ["-m", "paths.root"]])
+def test_a_folder_that_cannot_be_made_names_its_key(parent, words, brainlab, workplace):
+    if parent == "a file":
+        parent = str(workplace.root / "lab" / "minilab" / "parts.py")
+    *flags, key = words
+
+    ended = brainlab(*flags, f"{key}={parent}/x")
+
+    assert ended.code == 2
+    assert f"Invalid {key}={parent}/x: expected a folder that can be written" in ended.err
     assert workplace.written() == []
 
 

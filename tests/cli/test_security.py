@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from brainlab.run.callbacks.last import STATE_KEY
+
 
 @pytest.fixture
 def marker(workplace):
@@ -14,6 +16,7 @@ def marker(workplace):
     return file
 
 
+WIDER = "security.allowed_targets=[brainlab,minilab,torch,lightning.pytorch.Trainer]"
 HIDDEN = {
     "a node": (["model._target_=os.system"], "model._target_"),
     "a node of another package": (["model._target_=evil.Thing"], "model._target_"),
@@ -45,6 +48,13 @@ HIDDEN = {
     "a function of another package": (["model._target_=torch.nn.init.zeros_"], "function"),
     "what builds anything": (["model._target_=hydra.utils.get_method"], "never a target"),
     "our own build": (["model._target_=brainlab.config.build.build"], "never a target"),
+    "our own build by another name": (["model._target_=brainlab.run.assemble.build"], "never a target"),
+    "what unpickles": (["model._target_=torch.utils.data.datapipes.utils.decoder.Decoder"], "never a target"),
+    "what unpickles, by its short name": (["model._target_=torch.utils.data.IterDataPipe", WIDER], "never a target"),
+    "what trusts foreign code": (["model._target_=torchmetrics.multimodal.CLIPScore"], "never a target"),
+    "what writes": (["model._target_=brainlab.io.atomic.write_atomically"], "function"),
+    "what starts a process": (["model._target_=brainlab.run.environment._git"], "private (_git)"),
+    "a private module": (["model._target_=torch.optim._adafactor.Adafactor", WIDER], "private (_adafactor)"),
     "a neighbour with a longer name": (["model._target_=torch.nnx.Linear"], "security.allowed_targets"),
 }
 
@@ -69,6 +79,49 @@ def test_a_foreign_target_is_refused_and_not_executed(case, mode, brainlab, work
     assert named in ended.err
     assert not marker.exists()
     assert workplace.written() == []
+
+
+def test_only_functions_that_compute_are_targets(brainlab):
+    ended = brainlab("validate=full", "+model.encoder={_target_:brainlab.metrics.alignment.info_nce,_partial_:true}")
+
+    assert ended.code == 0, ended.err
+
+
+def test_a_changed_list_is_announced_with_its_place(brainlab, workplace):
+    assert "is not the default (" not in brainlab("validate=true", mine=False).err
+    assert f"{workplace.root / 'mine/experiment/mine.yaml'}:8): brainlab, minilab" in brainlab("validate=true").err
+
+    typed = brainlab("-m", "validate=true", "model.lr=1,2", "security.allowed_targets=[brainlab,minilab,lightning]")
+    assert typed.code == 0
+    assert typed.err.count("security.allowed_targets is not the default (command line)") == 1
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "/tmp/x", "..", "-x", "''"])
+def test_a_name_that_becomes_a_folder_leads_nowhere_else(name, brainlab, workplace):
+    named = brainlab(f"experiment_name={name}", "hydra.run.dir=there")
+    stage = brainlab("job=chain", f"+job.stages={{{name}:{{experiment:mine}}}}")
+
+    assert (named.code, stage.code) == (2, 2)
+    assert "experiment_name" in named.err
+    assert "job.stages" in stage.err
+    assert workplace.written() == []
+
+
+def test_what_a_checkpoint_wants_built_is_judged_like_a_file(workplace, marker):
+    torch = pytest.importorskip("torch")
+    wanted = (
+        "data: {_target_: minilab.parts.Data}\nmodel: {_target_: minilab.parts.Model, lr: 1, encoder: {_target_: %s}}"
+    )
+    for target in ("evil.Thing", "brainlab.run.environment._git"):
+        file = workplace.root / "hostile.ckpt"
+        torch.save({STATE_KEY: {"config": wanted % target}, "state_dict": {}}, file)
+
+        ended = workplace.run("job=evaluate", f"checkpoint={file}", "logger=none")
+
+        assert ended.code == 2, ended.err
+        assert f"model.encoder._target_={target}" in ended.err
+        assert str(file) in ended.err
+        assert not marker.exists()
 
 
 def test_a_user_extends_the_list(brainlab, marker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
@@ -38,6 +39,9 @@ class Longer(Record):
     w: int = 1
 
 def function(p, q=3): ...
+
+class Many:
+    def __init__(self, *rest): ...
 
 Alias = Base
 made = object()
@@ -79,6 +83,29 @@ def test_parameters_are_read_through_bases_reexports_and_aliases(package, name, 
 
     assert (found.kind, found.parameters, found.required, found.open) == (kind, parameters, required, is_open)
     assert found.module == "sigpack.inner"
+
+
+def test_any_number_of_positional_values_is_known(package):
+    assert find_definition(f"{package}.inner.Many").variadic
+    assert not find_definition(f"{package}.inner.Base").variadic
+
+
+def test_names_for_literals_are_spelled_out_also_one_import_away(tmp_path, package):
+    folder = tmp_path / package
+    (folder / "kinds.py").write_text("from typing import Literal\nFar = Literal['c', 'd']\n")
+    (folder / "user.py").write_text(
+        "from typing import Literal, TypeAlias\nfrom .kinds import Far as Renamed\n"
+        "Near: TypeAlias = Literal['a']\nOther = dict\n"
+        "class Base:\n    def __init__(self, near: Near | None, far: Renamed = 'c', other: Other = None): ...\n"
+        "class Child(Base): ...\n"
+    )
+    found = find_definition(f"{package}.user.Child").annotations
+
+    assert {name: ast.unparse(each) for name, each in found.items()} == {
+        "near": "Literal['a'] | None",
+        "far": "Literal['c', 'd']",
+        "other": "Other",
+    }
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ class Composer:
         from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
         setup_globals()
+        self.elsewhere = "configuration"  # where values come from that no searched file holds
         self.config_name = config_name or CONFIG_NAME
         self.loader = loader or ConfigLoaderImpl(create_config_search_path(config_path or str(conf_dir())))
 
@@ -57,7 +58,7 @@ class Composer:
             return locate.files_of(defaults, self.folders)
 
         keys = [override.key_or_group for override in self.parse(list(overrides))]
-        return locate.Origins(find, [key for key in keys if key not in self.groups])
+        return locate.Origins(find, [key for key in keys if key not in self.groups], elsewhere=self.elsewhere)
 
     def tree(self, choices: list[str], *, multirun: bool = False) -> tuple[DictConfig, locate.Origins]:
         """What group choices alone come to, with the files behind it, from one reading of them.

@@ -1,8 +1,8 @@
 """Compares values with the annotations of the parameters they are for, without importing either.
 
 Only what an annotation says in plain terms is held against a value: numbers, strings, booleans, ``Literal``, lists,
-mappings, and callables or modules, which must be built. An alias or any other name says nothing here; then the value
-passes, and the constructor decides.
+mappings, and callables or modules, which must be built. Any other name says nothing here; then the value passes, and
+the constructor decides.
 """
 
 from __future__ import annotations

@@ -20,8 +20,15 @@ class Origins:
     They are looked up when a message needs them: a configuration without errors never does.
     """
 
-    def __init__(self, find: Callable[[], list[tuple[Path, str]]], overridden: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        find: Callable[[], list[tuple[Path, str]]],
+        overridden: Sequence[str] = (),
+        *,
+        elsewhere: str = "configuration",
+    ) -> None:
         self._find = find
+        self._elsewhere = elsewhere  # what to name where no file has the key
         self.overridden = tuple(overridden)
 
     @cached_property
@@ -39,7 +46,7 @@ class Origins:
                 line = _line(file, _components(package), parts[:length])
                 if line is not None:
                     return f"{shown(file)}:{line}" if length == len(parts) else shown(file)
-        return "configuration"
+        return self._elsewhere
 
     def file(self, key: str) -> str:
         """The last file that says what ``key`` is: the one with its ``_target_``, else one that mentions it."""

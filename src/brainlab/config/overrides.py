@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 
 from hydra.core.override_parser.types import Override
@@ -100,11 +101,19 @@ def _parsed(text: str, composer: Composer) -> Override:
         if value.lstrip().startswith(",") or ",," in value:
             raise ConfigError(key, value, f"empty value between commas in '{text}'", where=_COMMAND_LINE) from None
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            key, value, f"cannot be read: {reason}", where=_COMMAND_LINE, hint=f"quote it: '{key}=\"{value}\"'"
-        ) from None
+        hint = _stage_hint(key, value) or f"quote it: '{key}=\"{value}\"'"
+        raise ConfigError(key, value, f"cannot be read: {reason}", where=_COMMAND_LINE, hint=hint) from None
     except ValueError as error:
         raise ConfigError(key, value, f"cannot be read: {error}", where=_COMMAND_LINE) from None
+
+
+def _stage_hint(key: str, value: str) -> str | None:
+    """How to write the stages of a chain, whose words hold the one character that Hydra's lists do not take bare."""
+    if not key.lstrip("+").startswith("job.stages"):
+        return None
+    first = re.match(r"\s*\{\s*([\w.-]+)\s*:", value)
+    stage = key.lstrip("+") if key.count(".") > 1 else f"job.stages.{first[1] if first else 'NAME'}"
+    return f"one stage per argument, each word quoted: \"+{stage}=['experiment=NAME','seed=1']\""
 
 
 def _check_choice(override: Override, composer: Composer) -> None:

@@ -17,11 +17,12 @@ from brainlab.config.compose import Composer
 from brainlab.config.explain import explain, is_composition_error
 from brainlab.config.overrides import check_overrides, read_overrides
 from brainlab.config.previous import PREVIOUS, find_previous
-from brainlab.config.targets import allowed_targets
+from brainlab.config.schema import ALLOWED_TARGETS
+from brainlab.config.targets import admitted, allowed_targets
 from brainlab.config.validate import all_targets, validate, validate_hydra
 from brainlab.errors import ConfigError
 
-__all__ = ["check_cluster", "check_combination", "combinations", "explained", "preflight"]
+__all__ = ["announce_targets", "check_cluster", "check_combination", "combinations", "explained", "preflight"]
 
 
 def preflight(line: CommandLine) -> bool:
@@ -37,8 +38,10 @@ def preflight(line: CommandLine) -> bool:
     if line.action == "help" and "--hydra-help" not in line.flags:
         print(help_text(composer))
         return False
-    if find_previous(line, read_overrides(line, composer)) is not None:
+    previous = find_previous(line, read_overrides(line, composer))
+    if previous is not None:
         composer = Composer(PREVIOUS)
+        composer.elsewhere = str(previous.folder / "resolved.yaml")
     overrides = check_overrides(line, composer)
     if line.action in ("cfg", "info"):
         return True  # Hydra builds nothing for these; what is wrong shows when it composes
@@ -55,11 +58,14 @@ def preflight(line: CommandLine) -> bool:
         _launcher_needs_multirun(line, cfg, multirun)
         if not multirun:
             validate(cfg, origins)
+            _job_agrees(cfg)
+            announce_targets(composer, [cfg])
             if not (cfg.validate or cfg.dry):
                 return True
             jobs = [cfg]
         elif cfg.validate or cfg.dry:
             jobs = [check_combination(composer, cfg, words) for words in combinations(composer, cfg)]
+            announce_targets(composer, jobs)
         else:
             return True  # the sweeper checks every combination
         _report(cfg, jobs)
@@ -129,7 +135,17 @@ def check_combination(composer: Composer, master: DictConfig, words: Sequence[st
             hint="choose it on the command line",
         )
     validate(cfg, origins)
+    _job_agrees(cfg)
     return cfg
+
+
+def announce_targets(composer: Composer, jobs: Sequence[DictConfig]) -> None:
+    """Say once where what may be built was changed: an experiment file from elsewhere brings its own list."""
+    for allowed, cfg in {allowed_targets(cfg): cfg for cfg in jobs}.items():
+        if allowed != ALLOWED_TARGETS:
+            origins = composer.origins([*cfg.hydra.overrides.hydra, *cfg.hydra.overrides.task])
+            where = origins.where("security.allowed_targets")
+            print(f"security.allowed_targets is not the default ({where}): {', '.join(allowed)}", file=sys.stderr)
 
 
 def check_cluster(cfg: DictConfig) -> None:
@@ -147,6 +163,17 @@ def check_cluster(cfg: DictConfig) -> None:
             where="command line",
             hint="run it on the cluster's login node, or leave hydra/launcher out",
         )
+
+
+def _job_agrees(cfg: DictConfig) -> None:
+    """Let one of our jobs refuse what it cannot do; they are light, another's may be anything."""
+    from brainlab.config.build import build
+
+    if not admitted(str(cfg.job.get("_target_")), ("brainlab.run",)):
+        return
+    job = build(cfg.job, path="job")
+    if hasattr(job, "check"):
+        job.check(cfg)
 
 
 def _name_output_dir(cfg: DictConfig) -> None:

@@ -52,7 +52,6 @@ class SweepConf:
 
     metric: str | None = None
     max_failures: int | None = None
-    snapshot: bool = False
 
 
 @dataclass

@@ -32,8 +32,9 @@ class NotFound(Exception):
 class Definition:
     """Where a name is defined and, for what can be called, its parameters.
 
-    ``open`` means that it takes keywords that the source does not list. ``kind`` is ``unknown`` for names that exist
-    only at run time (lazy modules, compiled code).
+    ``open`` means that it takes keywords that the source does not list, ``variadic`` any number of positional values.
+    ``annotations`` are as written, except that names for ``Literal`` are replaced by it. ``kind`` is ``unknown`` for
+    names that exist only at run time (lazy modules, compiled code).
     """
 
     name: str
@@ -44,6 +45,7 @@ class Definition:
     required: tuple[str, ...] = ()
     open: bool = True
     annotations: Mapping[str, ast.expr] = field(default_factory=dict, compare=False)
+    variadic: bool = False
 
     @property
     def module(self) -> str:
@@ -57,6 +59,7 @@ class _Signature:
     required: tuple[str, ...]
     open: bool
     annotations: Mapping[str, ast.expr] = field(default_factory=dict, compare=False)
+    variadic: bool = False
 
 
 _OPEN = _Signature((), (), True)
@@ -110,7 +113,7 @@ def _defined(module: str, name: str, depth: int) -> Definition | None:
             signature = _class_signature(module, node, depth)
             found = Definition(f"{module}.{name}", "class", file, node.lineno, *_unpack(signature))
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
-            signature = _function_signature(node, bound=False)
+            signature = _function_signature(module, node, bound=False)
             found = Definition(f"{module}.{name}", "function", file, node.lineno, *_unpack(signature))
         elif isinstance(node, ast.Import):
             for alias in node.names:
@@ -165,7 +168,7 @@ def _assigned(module: str, name: str, value: ast.expr | None, depth: int) -> Def
 def _class_signature(module: str, node: ast.ClassDef, depth: int) -> _Signature:
     own = _constructor(node)
     if own is not None:
-        return _function_signature(own, bound=True)
+        return _function_signature(module, own, bound=True)
     if any(
         (_dotted(each.func if isinstance(each, ast.Call) else each) or "").endswith("dataclass")
         for each in node.decorator_list
@@ -190,7 +193,7 @@ def _base_signature(module: str, base: ast.expr, depth: int) -> _Signature | Non
     found = _assigned(module, "", base, depth)
     if found.kind != "class":
         return _OPEN
-    signature = _Signature(found.parameters, found.required, found.open, found.annotations)
+    signature = _Signature(found.parameters, found.required, found.open, found.annotations, found.variadic)
     return None if signature == _CLOSED else signature
 
 
@@ -211,7 +214,7 @@ def _dataclass_signature(module: str, node: ast.ClassDef, depth: int) -> _Signat
             options = _field_options(each.value)
             if options.get("init") is not False:
                 parameters[each.target.id] = each.value is None or options.get("required", False)
-                annotations[each.target.id] = each.annotation
+                annotations[each.target.id] = _spelled_out(module, each.annotation)
     required = tuple(name for name, needed in parameters.items() if needed)
     return _Signature(tuple(parameters), required, is_open, annotations)
 
@@ -238,7 +241,7 @@ def _constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
     return None
 
 
-def _function_signature(node: ast.FunctionDef | ast.AsyncFunctionDef, *, bound: bool) -> _Signature:
+def _function_signature(module: str, node: ast.FunctionDef | ast.AsyncFunctionDef, *, bound: bool) -> _Signature:
     positional = [*node.args.posonlyargs, *node.args.args]
     required = positional[: len(positional) - len(node.args.defaults)]
     names = [each.arg for each in positional][1 if bound else 0 :]
@@ -248,13 +251,44 @@ def _function_signature(node: ast.FunctionDef | ast.AsyncFunctionDef, *, bound: 
         if default is None:
             needed.append(argument.arg)
     annotations = {
-        each.arg: each.annotation for each in [*positional, *node.args.kwonlyargs] if each.annotation is not None
+        each.arg: _spelled_out(module, each.annotation)
+        for each in [*positional, *node.args.kwonlyargs]
+        if each.annotation is not None
     }
-    return _Signature(tuple(names), tuple(needed), node.args.kwarg is not None, annotations)
+    is_open, variadic = node.args.kwarg is not None, node.args.vararg is not None
+    return _Signature(tuple(names), tuple(needed), is_open, annotations, variadic)
 
 
-def _unpack(signature: _Signature) -> tuple[tuple[str, ...], tuple[str, ...], bool, Mapping[str, ast.expr]]:
-    return signature.parameters, signature.required, signature.open, signature.annotations
+def _unpack(signature: _Signature) -> tuple[tuple[str, ...], tuple[str, ...], bool, Mapping[str, ast.expr], bool]:
+    return signature.parameters, signature.required, signature.open, signature.annotations, signature.variadic
+
+
+def _spelled_out(module: str, annotation: ast.expr) -> ast.expr:
+    """``annotation`` with the names that ``module`` gives to a ``Literal`` replaced by it: ``Kind | None``."""
+    if isinstance(annotation, ast.Name):
+        return _literal(module, annotation.id) or annotation
+    if isinstance(annotation, ast.BinOp):
+        left, right = _spelled_out(module, annotation.left), _spelled_out(module, annotation.right)
+        return ast.copy_location(ast.BinOp(left, annotation.op, right), annotation)
+    return annotation
+
+
+def _literal(module: str, name: str, *, hop: bool = True) -> ast.expr | None:
+    """The ``Literal`` that ``name`` stands for at the top of ``module`` or, one import away, of its own package."""
+    _, tree = _source(module)
+    for node in _statements(tree.body if tree else []):
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(each, ast.Name) and each.id == name for each in targets):
+                head = node.value.value if isinstance(node.value, ast.Subscript) else None
+                return node.value if (_dotted(head) or "").rpartition(".")[2] == "Literal" else None
+        elif isinstance(node, ast.ImportFrom) and hop:
+            origin = _origin(module, node)
+            for alias in node.names:
+                near = origin.partition(".")[0] == module.partition(".")[0]
+                if (alias.asname or alias.name) == name and near:
+                    return _literal(origin, alias.name, hop=False)
+    return None
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -20,14 +20,23 @@ __all__ = ["HYDRA_TARGETS", "Refused", "admitted", "allowed_targets", "check_obj
 HYDRA_TARGETS = ("hydra_plugins", "hydra._internal.core_plugins", "hydra.experimental.callbacks", "logging", "colorlog")
 """Additionally allowed inside the ``hydra`` node, which Hydra and ``logging`` build themselves."""
 
-# What calls or builds other things by name would open the list again.
+# What builds, unpickles or fetches by name would open the list again.
 _NEVER = (
     "hydra.utils",
     "hydra._internal.utils",
     "hydra._internal.instantiate",
     "brainlab.config.build",
     "brainlab.cli.main",
+    "torch.utils.data.datapipes",  # RoutedDecoder unpickles what FileOpener reads
+    "torchmetrics.multimodal",  # CLIPScore trusts the code that lies beside a model
+    "torchmetrics.text.bert",  # loads the model that a text names
+    "torchmetrics.text.infolm",
+    "diffusers.models.autoencoders.ltx2_diffusion_decoder",  # fetches compiled kernels
 )
+
+# Other rooms' functions read, write and start things; these compute.
+_FUNCTION_ROOMS = ("brainlab.models", "brainlab.nn", "brainlab.metrics", "brainlab.signal")
+_WANTED = "a target is a class, or a function of " + ", ".join(_FUNCTION_ROOMS)
 
 
 class Refused(Exception):
@@ -63,26 +72,28 @@ def check_target(target: Any, allowed: Sequence[str]) -> Definition:
     if not isinstance(target, str) or not target:
         raise Refused("expected the dotted name of a class")
     listed = ", ".join(allowed)
-    if admitted(target, _NEVER):
-        raise Refused(f"'{target}' builds whatever it is told to and is never a target")
+    _never(target, target)
     if not admitted(target, allowed):
         raise Refused(*_not_allowed(target, allowed, listed))
     try:
         found = find_definition(target)
     except NotFound as error:
         raise Refused(f"'{target}' cannot be imported: {error}", _closest(target, error.candidates)) from None
+    _never(target, found.name)
     if target in allowed:
         return found
+    _public(target, target, allowed)
     if found.kind == "method":
-        raise Refused(f"'{target}' is a method; a target is a class, or a function of brainlab")
+        raise Refused(f"'{target}' is a method; {_WANTED}")
     if found.kind == "module":
         # A module reached through another module's import (brainlab.cli.os) says so by its own name.
-        raise Refused(f"'{target}' is the module '{found.name}'; a target is a class, or a function of brainlab")
+        raise Refused(f"'{target}' is the module '{found.name}'; {_WANTED}")
     if not admitted(found.name, allowed):
         raise Refused(f"'{target}' is '{found.name}', which is not in security.allowed_targets", f"allowed: {listed}")
-    if found.kind == "function" and not admitted(found.name, ("brainlab",)):
+    _public(target, found.name, ("brainlab",))
+    if found.kind == "function" and not admitted(found.name, _FUNCTION_ROOMS):
         raise Refused(
-            f"'{target}' is a function; a target is a class, or a function of brainlab",
+            f"'{target}' is a function; {_WANTED}",
             "list its full name in security.allowed_targets if it is meant",
         )
     return found
@@ -92,15 +103,17 @@ def check_object(target: str, found: Any, allowed: Sequence[str]) -> None:
     """Judge the imported object behind ``target`` once more, before it is called.
 
     Raises:
-        Refused: it was defined outside the allowed packages, or is a method.
+        Refused: it was defined outside the allowed packages, or is neither a class nor a function that only computes.
     """
+    name = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}"
+    _never(target, name)
     if target in allowed:
         return
-    name = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}"
+    _public(target, name, ("brainlab",))
     if not admitted(name, allowed):
         raise Refused(f"'{target}' is '{name}', which is not in security.allowed_targets")
-    if not isinstance(found, type) and not (admitted(name, ("brainlab",)) and "." not in found.__qualname__):
-        raise Refused(f"'{target}' is no class; a target is a class, or a function of brainlab")
+    if not isinstance(found, type) and not (admitted(name, _FUNCTION_ROOMS) and "." not in found.__qualname__):
+        raise Refused(f"'{target}' is no class; {_WANTED}")
 
 
 def targets_in(node: Any, path: str, *, logging_keys: bool = False) -> Iterator[tuple[str, Any]]:
@@ -116,6 +129,24 @@ def targets_in(node: Any, path: str, *, logging_keys: bool = False) -> Iterator[
     elif isinstance(node, Sequence) and not isinstance(node, str | bytes):
         for index, value in enumerate(node):
             yield from targets_in(value, f"{path}[{index}]", logging_keys=logging_keys)
+
+
+def _never(target: str, name: str) -> None:
+    """Refuse ``name``, which is what ``target`` says or leads to, whatever the list holds."""
+    if admitted(name, _NEVER):
+        led = "" if name == target else f" is '{name}', which"
+        raise Refused(f"'{target}'{led} builds or loads whatever it is told to and is never a target")
+
+
+def _public(target: str, name: str, packages: Iterable[str]) -> None:
+    """Refuse ``name`` where the part below an entry of ``packages`` is private.
+
+    Of other packages only the written path counts: torch.optim.Adafactor is defined in torch.optim._adafactor.
+    """
+    below = min((name[len(entry) :] for entry in packages if admitted(name, (entry,))), key=len, default="")
+    private = next((part for part in below.split(".") if part.startswith("_")), None)
+    if private is not None:
+        raise Refused(f"'{target}' is private ({private}); {_WANTED}")
 
 
 def _not_allowed(target: str, allowed: Sequence[str], listed: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from brainlab.config.explain import unknown_key
 from brainlab.config.kinds import expected_instead
 from brainlab.config.locate import Origins
+from brainlab.config.run_folder import FOLDER_NAME
 from brainlab.config.schema import BrainlabConf, MonitorConf, SecurityConf, SweepConf
 from brainlab.config.targets import HYDRA_TARGETS, Refused, allowed_targets, check_target, targets_in
 from brainlab.errors import ConfigError
@@ -184,7 +185,7 @@ def _fits(path: str, node: Mapping[str, Any], allowed: Sequence[str], cfg: DictC
             if key not in found.parameters:
                 shown = "{…}" if isinstance(node[key], Mapping) else node[key]
                 raise unknown_key(f"{path}.{key}", shown, cfg, origins, known=list(found.parameters))
-        if len(positional) > len(found.parameters):
+        if len(positional) > len(found.parameters) and not found.variadic:
             raise ConfigError(
                 f"{path}._args_",
                 positional,
@@ -211,12 +212,22 @@ def _values(plain: Mapping[str, Any], origins: Origins) -> None:
         )
     if not 0 <= plain["seed"] < 2**32:  # what numpy's and torch's global generators take
         raise ConfigError("seed", plain["seed"], "expected 0 to 4294967295", where=origins.where("seed"))
+    name = plain.get("experiment_name")
+    if name is not None and not FOLDER_NAME.fullmatch(str(name)):
+        raise ConfigError(
+            "experiment_name",
+            name,
+            "expected letters, digits, '_', '.' or '-', the first a letter or digit: it names a folder",
+            where=origins.where("experiment_name"),
+        )
     if plain.get("validate") not in (True, False, "full"):
         raise ConfigError("validate", plain.get("validate"), "expected true, false or full", where="command line")
 
 
 def _together(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
     _folders(plain, origins)
+    _run_folder(cfg, origins)
+    _waiting(cfg, plain, origins)
     _devices(cfg, plain, origins)
 
 
@@ -243,6 +254,27 @@ def _folders(plain: Mapping[str, Any], origins: Origins) -> None:
     for key, value in {**files, "checkpoint": plain.get("checkpoint")}.items():
         if isinstance(value, str) and "${" not in value and not Path(value).expanduser().exists():
             raise ConfigError(key, value, "expected an existing file", where=origins.where(key))
+
+
+def _run_folder(cfg: DictConfig, origins: Origins) -> None:
+    mode = OmegaConf.select(cfg, "hydra.mode")
+    if mode is None:
+        return
+    key = "hydra.sweep.dir" if "MULTIRUN" in str(mode) else "hydra.run.dir"
+    folder = str(OmegaConf.select(cfg, key))
+    if not _writable(Path(folder)):
+        raise ConfigError(key, folder, "expected a folder that can be written", where=origins.where(key))
+
+
+def _waiting(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
+    if plain.get("wait", True):
+        return
+    if str(OmegaConf.select(cfg, "hydra.launcher._target_")).endswith("SlurmLauncher"):
+        expected, hint = "submitting without waiting is not available yet", "start it in tmux or screen"
+    else:
+        expected = "needs hydra/launcher=submitit_slurm, since a local run ends with its command"
+        hint = "start it in tmux or screen, or with & at its end"
+    raise ConfigError("wait", "false", expected, where=origins.where("wait"), hint=hint)
 
 
 def _writable(folder: Path) -> bool:

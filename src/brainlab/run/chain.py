@@ -16,11 +16,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from brainlab.config.run_folder import FOLDER_NAME
+from brainlab.config.schema import ALLOWED_TARGETS
+from brainlab.config.targets import allowed_targets
 from brainlab.errors import ConfigError
 from brainlab.run.context import Run
 from brainlab.run.directory import RunDirectory, read_json, write_json
 from brainlab.run.fingerprint import Fingerprint, of_config, plain_config
-from brainlab.run.stages import outputs
+from brainlab.run.stages import outputs, register_resolver
 
 __all__ = ["Chain", "Stage"]
 
@@ -53,8 +56,16 @@ class Chain:
                 "job.stages",
                 stages,
                 "expected at least one stage",
-                hint="job.stages.NAME=[experiment=eeg_pretrain]",
+                hint="on the command line: \"+job.stages.NAME=['experiment=eeg_pretrain']\"",
             )
+        for name in stages:
+            if not FOLDER_NAME.fullmatch(str(name)):
+                raise ConfigError(
+                    "job.stages",
+                    name,
+                    "expected letters, digits, '_', '.' or '-' in a stage's name, the first a letter or digit: "
+                    "it names a folder",
+                )
         self.stages = {str(name): _words(str(name), entry) for name, entry in stages.items()}
 
         self._checked: list[Stage] | None = None
@@ -73,6 +84,8 @@ class Chain:
         done: dict[str, dict[str, Any]] = {}
         for position, stage in enumerate(stages, 1):
             log.info("── stage %d of %d: %s", position, len(stages), stage.name)
+            if (allowed := allowed_targets(stage.cfg)) not in (allowed_targets(cfg), ALLOWED_TARGETS):
+                log.warning("this stage's security.allowed_targets is not the default: %s", ", ".join(allowed))
             done[stage.name] = _run_stage(stage, cfg, run, done)
         fingerprint = run.settle_fingerprint()
         last = read_json(Path(done[stages[-1].name]["folder"]) / "results.json") or {}
@@ -85,6 +98,7 @@ class Chain:
         from brainlab.config.compose import Composer
         from brainlab.config.validate import validate
 
+        register_resolver()
         composer = Composer()
         found: list[Stage] = []
         for name, words in self.stages.items():

@@ -45,6 +45,8 @@ class Evaluate:
         import lightning.pytorch as pl
         import torch
 
+        from brainlab.config.locate import Origins
+        from brainlab.config.validate import validate
         from brainlab.run import assemble, conclude
         from brainlab.run.callbacks.last import STATE_KEY
         from brainlab.run.checkpoint import load, load_weights
@@ -56,6 +58,8 @@ class Evaluate:
         state: dict[str, Any] = content.get(STATE_KEY) or {}
         if "config" in state:
             cfg = stored_config(cfg, str(state["config"]), run.overrides)
+            # Whoever made the file wrote what is built below; the list of allowed targets is the command line's.
+            validate(cfg, Origins(list, elsewhere=str(self.checkpoint)))
         else:
             log.warning("%s holds no configuration; the one of the command line is used", self.checkpoint)
         pl.seed_everything(cfg.seed, workers=True, verbose=False)

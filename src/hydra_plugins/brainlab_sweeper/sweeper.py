@@ -36,7 +36,7 @@ class BrainlabSweeper(BasicSweeper):
             JobsFailed: at least one job did not complete.
         """
         from brainlab.config.compose import Composer
-        from brainlab.config.preflight import check_cluster, check_combination, combinations
+        from brainlab.config.preflight import announce_targets, check_cluster, check_combination, combinations
         from brainlab.config.run_folder import claim
 
         assert self.config is not None
@@ -45,9 +45,9 @@ class BrainlabSweeper(BasicSweeper):
         HydraConfig.instance().set_config(self.config)
         composer = Composer(self.config.hydra.job.config_name, loader=self.hydra_context.config_loader)
         jobs = combinations(composer, self.config, arguments)
-        for words in jobs:
-            check_combination(composer, self.config, words)
+        checked = [check_combination(composer, self.config, words) for words in jobs]
         check_cluster(self.config)
+        announce_targets(composer, checked)
         HydraConfig.instance().set_config(self.config)
         folder = claim(self.config, "hydra.sweep.dir")
         OmegaConf.save(self.config, folder / "multirun.yaml")
