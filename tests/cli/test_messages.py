@@ -38,6 +38,10 @@ MISTAKES = {
         ["-m", "trainer.max_epochs=1,abc", "hydra/launcher=submitit_slurm"],
         ["trainer.max_epochs=abc", "expected a whole number"],
     ),
+    "a swept value with Hydra's own sweeper": (
+        ["-m", "hydra/sweeper=basic", "model.lr=1,abc"],
+        ["model.lr=abc", "expected a number"],
+    ),
     "a swept key that is added": (["-m", "+model.lrr=1,2"], ["model.lrr", "did you mean model.lr?"]),
     "a word without a value": (["debug"], ["debug", "expected key=value"]),
     "a module that is not installed": (

@@ -20,8 +20,15 @@ print("MEASURED", code, used.ru_utime + used.ru_stime, heavy, file=sys.stderr)
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [(["--cfg", "job"], 0), (["--help"], 0), (["model.lrr=1"], 2), (["experiment=nope"], 2), (["validate=true"], 0)],
-    ids=["cfg", "help", "mistyped key", "mistyped experiment", "check"],
+    [
+        (["--cfg", "job"], 0),
+        (["--help"], 0),
+        (["model.lrr=1"], 2),
+        (["experiment=nope"], 2),
+        (["validate=true"], 0),
+        (["-m", "model.lr=1,abc"], 2),
+    ],
+    ids=["cfg", "help", "mistyped key", "mistyped experiment", "check", "swept value"],
 )
 def test_looking_loads_no_heavy_library_and_little_time(words, code, workplace):
     ended = workplace.run(*words, code=MEASURE.format(heavy=HEAVY))

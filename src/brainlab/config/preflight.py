@@ -22,7 +22,7 @@ from brainlab.config.targets import admitted, allowed_targets
 from brainlab.config.validate import all_targets, validate, validate_hydra
 from brainlab.errors import ConfigError
 
-__all__ = ["announce_targets", "check_cluster", "check_combination", "combinations", "explained", "preflight"]
+__all__ = ["combinations", "explained", "preflight"]
 
 
 def preflight(line: CommandLine) -> bool:
@@ -59,15 +59,20 @@ def preflight(line: CommandLine) -> bool:
         if not multirun:
             validate(cfg, origins)
             _job_agrees(cfg)
-            announce_targets(composer, [cfg])
-            if not (cfg.validate or cfg.dry):
-                return True
             jobs = [cfg]
-        elif cfg.validate or cfg.dry:
-            jobs = [check_combination(composer, cfg, words) for words in combinations(composer, cfg)]
-            announce_targets(composer, jobs)
+        elif (
+            cfg.validate
+            or cfg.dry
+            or str(cfg.hydra.sweeper.get("_target_")).endswith((".BrainlabSweeper", ".BasicSweeper"))
+        ):
+            jobs = [_check_combination(composer, cfg, words) for words in combinations(composer, cfg)]
+            if not (cfg.validate or cfg.dry):
+                _check_cluster(cfg)
         else:
-            return True  # the sweeper checks every combination
+            return True  # nobody knows yet which combinations another sweeper will try
+        _announce_targets(composer, jobs)
+        if not (cfg.validate or cfg.dry):
+            return True
         _report(cfg, jobs)
         return False
     finally:
@@ -109,7 +114,7 @@ def combinations(composer: Composer, cfg: DictConfig, arguments: Sequence[str] |
     return BasicSweeper.split_arguments(composer.parse(words), None)[0]
 
 
-def check_combination(composer: Composer, master: DictConfig, words: Sequence[str]) -> DictConfig:
+def _check_combination(composer: Composer, master: DictConfig, words: Sequence[str]) -> DictConfig:
     """Compose and check one job of a sweep.
 
     Raises:
@@ -139,7 +144,7 @@ def check_combination(composer: Composer, master: DictConfig, words: Sequence[st
     return cfg
 
 
-def announce_targets(composer: Composer, jobs: Sequence[DictConfig]) -> None:
+def _announce_targets(composer: Composer, jobs: Sequence[DictConfig]) -> None:
     """Say once where what may be built was changed: an experiment file from elsewhere brings its own list."""
     for allowed, cfg in {allowed_targets(cfg): cfg for cfg in jobs}.items():
         if allowed != ALLOWED_TARGETS:
@@ -148,7 +153,7 @@ def announce_targets(composer: Composer, jobs: Sequence[DictConfig]) -> None:
             print(f"security.allowed_targets is not the default ({where}): {', '.join(allowed)}", file=sys.stderr)
 
 
-def check_cluster(cfg: DictConfig) -> None:
+def _check_cluster(cfg: DictConfig) -> None:
     """Refuse to submit from a machine without SLURM, before the sweep's folder exists.
 
     Raises:

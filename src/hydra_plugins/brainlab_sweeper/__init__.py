@@ -1,1 +1,1 @@
-"""The sweeper that checks every combination before it starts one."""
+"""The sweeper that runs every combination; all were judged before Hydra started."""

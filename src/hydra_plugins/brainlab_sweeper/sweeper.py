@@ -1,4 +1,4 @@
-"""The sweeper that checks every combination before it starts one."""
+"""The sweeper that runs every combination; all were judged before Hydra started."""
 
 import logging
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ ConfigStore.instance().store(group="hydra/sweeper", name="brainlab", node=Brainl
 
 
 class BrainlabSweeper(BasicSweeper):
-    """Every combination of the given values; all are judged first, none is written before, a failed one stops none."""
+    """Every combination of the given values; a failed one stops none of the others."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Check, claim the sweep's folder, run, and tell how each job ended.
+        """Claim the sweep's folder, run, and tell how each job ended.
 
         Raises:
-            ConfigError: a combination cannot run; nothing was written.
+            ConfigError: the folder cannot be created; nothing was written.
             JobsFailed: at least one job did not complete.
         """
         from brainlab.config.compose import Composer
-        from brainlab.config.preflight import announce_targets, check_cluster, check_combination, combinations
+        from brainlab.config.preflight import combinations
         from brainlab.config.run_folder import claim
 
         assert self.config is not None
@@ -45,10 +45,6 @@ class BrainlabSweeper(BasicSweeper):
         HydraConfig.instance().set_config(self.config)
         composer = Composer(self.config.hydra.job.config_name, loader=self.hydra_context.config_loader)
         jobs = combinations(composer, self.config, arguments)
-        checked = [check_combination(composer, self.config, words) for words in jobs]
-        check_cluster(self.config)
-        announce_targets(composer, checked)
-        HydraConfig.instance().set_config(self.config)
         folder = claim(self.config, "hydra.sweep.dir")
         OmegaConf.save(self.config, folder / "multirun.yaml")
         return self._run(jobs, folder)
