@@ -87,6 +87,14 @@ def test_only_functions_that_compute_are_targets(brainlab):
     assert ended.code == 0, ended.err
 
 
+def test_positional_values_may_be_many_where_the_target_takes_any_number(brainlab):
+    layers = ",".join(["{_target_:torch.nn.ReLU}"] * 3)
+
+    ended = brainlab("validate=true", f"+model.encoder={{_target_:torch.nn.Sequential,_args_:[{layers}]}}")
+
+    assert ended.code == 0, ended.err
+
+
 def test_a_changed_list_is_announced_with_its_place(brainlab, workplace):
     assert "is not the default (" not in brainlab("validate=true", mine=False).err
     assert f"{workplace.root / 'mine/experiment/mine.yaml'}:8): brainlab, minilab" in brainlab("validate=true").err

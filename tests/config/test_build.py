@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 import pytest
 from omegaconf import OmegaConf
 
+from brainlab.config import signatures
 from brainlab.config.build import build
 from brainlab.config.schema import ALLOWED_TARGETS
+from brainlab.config.signatures import find_definition
 from brainlab.errors import ConfigError, InvalidValue
 
 
@@ -82,4 +85,28 @@ def test_a_name_that_changes_its_face_at_import_is_refused(tmp_path, monkeypatch
     cfg = node({"security": {"allowed_targets": ["facade"]}, "a": {"_target_": "facade.Thing"}})
 
     with pytest.raises(ConfigError):
+        build(cfg.a)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ("brainlab.config.build.build", "never a target"),
+        ("brainlab.run.environment._git", "private"),
+        ("brainlab.io.atomic.write_atomically", "no class"),
+    ],
+)
+def test_a_name_that_only_importing_reveals_is_refused(made, reason, tmp_path, monkeypatch):
+    module, _, name = made.rpartition(".")
+    (tmp_path / "hidden.py").write_text(
+        f"import importlib\nThing = getattr(importlib.import_module('{module}'), '{name}')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "hidden", raising=False)
+    find_definition.cache_clear()
+    signatures._module_file.cache_clear()
+    signatures._source.cache_clear()
+    cfg = node({"security": {"allowed_targets": ["brainlab", "hidden"]}, "a": {"_target_": "hidden.Thing"}})
+
+    with pytest.raises(ConfigError, match=reason):
         build(cfg.a)
