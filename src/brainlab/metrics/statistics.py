@@ -38,8 +38,8 @@ class Control:
 def central_interval(values: Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float]:
     """The percentiles between which the central ``level`` of the values lies.
 
-    >>> central_interval(np.arange(101.0), 0.9)
-    (5.0, 95.0)
+    >>> central_interval(np.arange(101.0), 0.5)
+    (25.0, 75.0)
     """
     if not 0.0 < level < 1.0:
         raise InvalidValue("level", level, "expected a share between 0 and 1")
