@@ -48,10 +48,17 @@ class SecurityConf:
 
 @dataclass
 class SweepConf:
-    """How a sweep is judged and when it gives up."""
+    """How combinations are chosen, how a sweep is judged, and when it gives up; see ``conf/sweep``."""
 
     metric: str | None = None
+    mode: str = "min"
     max_failures: int | None = None
+    method: str = "grid"
+    n_trials: int = 20
+    n_parallel: int | None = None
+    seed: int = 0
+    storage: str | None = None
+    pruner: str | None = None
 
 
 @dataclass

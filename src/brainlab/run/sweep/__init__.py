@@ -1,0 +1,1 @@
+"""Sweeps: what their jobs are, where they run, how they ended."""
