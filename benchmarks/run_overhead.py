@@ -34,28 +34,27 @@ BATCH_SIZE = 8
 SIDES = ("plain Lightning", "bare @hydra.main", "brainlab")
 
 # What every side trains; the plain script says the same in Python, brainlab in its configuration.
-HYDRA_CONFIG = """
+HYDRA_CONFIG = f"""
 seed: 0
 out: ???
 cache: ???
 evaluate: false
 data:
   _target_: brainlab.data.things_nsd.ThingsNsdData
-  cache_dir: ${cache}
+  cache_dir: ${{cache}}
   size: tiny
-  batch_size: %(batch_size)d
+  batch_size: {BATCH_SIZE}
 model:
   _target_: brainlab.tasks.alignment.Alignment
-  encoder: {_target_: brainlab.models.cbramod.CBraMod}
-  head: {_target_: brainlab.models.pooling_heads.FlattenHead, _partial_: true}
+  encoder: {{_target_: brainlab.models.cbramod.CBraMod}}
+  head: {{_target_: brainlab.models.pooling_heads.FlattenHead, _partial_: true}}
   lr: 3.0e-4
 trainer:
-  _target_: lightning.pytorch.Trainer
   accelerator: cpu
   devices: 1
   max_epochs: 1
-  limit_train_batches: %(batches)d
-  limit_val_batches: %(batches)d
+  limit_train_batches: {BATCHES}
+  limit_val_batches: {BATCHES}
   gradient_clip_val: 1.0
   log_every_n_steps: 10
   num_sanity_val_steps: 0
@@ -63,8 +62,8 @@ trainer:
   enable_progress_bar: false
   use_distributed_sampler: false
 hydra:
-  run: {dir: "${out}"}
-""" % {"batches": BATCHES, "batch_size": BATCH_SIZE}
+  run: {{dir: "${{out}}"}}
+"""
 
 
 @dataclass(frozen=True)
@@ -99,12 +98,12 @@ def plain(out: Path, cache: Path, evaluate: bool) -> None:
     data.setup("fit")
     sizes = {key: data.shapes[key] for key in ("n_channels", "n_patches", "target_dim")}
     task = Alignment(**sizes, encoder=CBraMod(), head=functools.partial(FlattenHead), lr=3e-4)
-    trainer_keys = dict(
-        accelerator="cpu", devices=1, max_epochs=1, limit_train_batches=BATCHES, limit_val_batches=BATCHES,
-        gradient_clip_val=1.0, log_every_n_steps=10, num_sanity_val_steps=0, enable_model_summary=False,
-        enable_progress_bar=False, use_distributed_sampler=False,
-    )  # fmt: skip
-    fit(pl.Trainer, trainer_keys, data, task, out, evaluate)
+    options = {
+        "accelerator": "cpu", "devices": 1, "max_epochs": 1, "limit_train_batches": BATCHES,
+        "limit_val_batches": BATCHES, "gradient_clip_val": 1.0, "log_every_n_steps": 10, "num_sanity_val_steps": 0,
+        "enable_model_summary": False, "enable_progress_bar": False, "use_distributed_sampler": False,
+    }  # fmt: skip
+    fit(options, data, task, out, evaluate)
 
 
 def bare_hydra(out: Path, cache: Path, evaluate: bool) -> None:
@@ -128,15 +127,14 @@ def bare_hydra(out: Path, cache: Path, evaluate: bool) -> None:
         data.setup("fit")
         sizes = {key: data.shapes[key] for key in ("n_channels", "n_patches", "target_dim")}
         task = instantiate(cfg.model, **sizes)
-        keys: dict[str, Any] = OmegaConf.to_container(cfg.trainer)  # type: ignore[assignment]
-        del keys["_target_"]
-        fit(pl.Trainer, keys, data, task, Path(cfg.out), cfg.evaluate)
+        fit(OmegaConf.to_container(cfg.trainer), data, task, Path(cfg.out), cfg.evaluate)
 
     main()
 
 
-def fit(make_trainer: Any, keys: dict[str, Any], data: Any, task: Any, out: Path, evaluate: bool) -> None:
+def fit(options: Any, data: Any, task: Any, out: Path, evaluate: bool) -> None:
     """Train with the usual checkpoints and logger, and judge the best checkpoint if asked to."""
+    import lightning.pytorch as pl
     from batch_clock import BatchClock
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
     from lightning.pytorch.loggers import MLFlowLogger
@@ -145,7 +143,7 @@ def fit(make_trainer: Any, keys: dict[str, Any], data: Any, task: Any, out: Path
     logger = MLFlowLogger("overhead", tracking_uri=f"sqlite:///{out.parent / 'mlflow.db'}",
                           artifact_location=(out.parent / "mlruns").as_uri())  # fmt: skip
     callbacks = [best, EarlyStopping("val/nll", patience=2), BatchClock(str(out.parent / f"{out.name}.json"))]
-    trainer = make_trainer(**keys, default_root_dir=out, callbacks=callbacks, logger=logger)
+    trainer = pl.Trainer(**options, default_root_dir=out, callbacks=callbacks, logger=logger)
     trainer.fit(task, datamodule=data)
     if evaluate:
         import torch
@@ -195,12 +193,12 @@ def measure(words: Sequence[str], marks: Path, folder: Path) -> Spans:
         end = time.time()
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0 or not marks.exists():
-        raise RuntimeError(f"{' '.join(words)}\nended with {process.returncode}:\n{(folder / 'output.txt').read_text()}")
+        told = (folder / "output.txt").read_text()
+        raise RuntimeError(f"{' '.join(words)}\nended with {process.returncode}:\n{told}")
     first, last = (json.loads(marks.read_text())[key] for key in ("first", "last"))
     cpu = used.ru_utime + used.ru_stime
-    return Spans(
-        (first[0] - start, first[1]), (last[0] - first[0], last[1] - first[1]), (end - last[0], cpu - last[1])
-    )
+    training = (last[0] - first[0], last[1] - first[1])
+    return Spans((first[0] - start, first[1]), training, (end - last[0], cpu - last[1]))
 
 
 def run_in_turns(repeats: int, evaluate: bool, work: Path, sides: Sequence[str]) -> dict[str, list[Spans]]:
@@ -234,7 +232,7 @@ def table(found: dict[str, list[Spans]]) -> float:
     """Print medians and ratios; returns brainlab's ratio in wall-clock time."""
     base = found[SIDES[0]]
     print(f"\nmedian of {len(base)} turns {'start → first batch':>30s} {'last batch → exit':>22s} {'together':>20s}")
-    print(f"{'':17s} {'wall s':>20s} {'CPU s':>10s} {'wall s':>12s} {'CPU s':>8s} {'wall s':>11s} {'CPU s':>8s}   ratio")
+    print(f"{'':27s}{'wall s':>10s} {'CPU s':>10s} {'wall s':>12s} {'CPU s':>8s} {'wall s':>11s} {'CPU s':>8s}   ratio")
     ratio = float("nan")
     for side, turns in found.items():
         wall, cpu = (

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from brainlab.run.context import Run
 from brainlab.run.fingerprint import GROWTH_KEYS, flatten
+from brainlab.run.loading import keep_loaded, loading
 
 __all__ = ["Fit"]
 
@@ -21,13 +22,15 @@ class Fit:
 
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
         log.info("loading torch and lightning …")
-        import lightning.pytorch as pl
+        with loading():
+            import lightning.pytorch as pl
 
-        from brainlab.run import assemble, conclude
-        from brainlab.run.checkpoint import latest, load, load_weights
-        from brainlab.run.logs import quiet_libraries
-        from brainlab.run.tracks import open_logger
-        from brainlab.run.weights import load_weights_into
+            from brainlab.run import assemble, conclude
+            from brainlab.run.checkpoint import latest, load, load_weights
+            from brainlab.run.logs import quiet_libraries
+            from brainlab.run.tracks import open_logger
+            from brainlab.run.weights import load_weights_into
+        keep_loaded()
 
         quiet_libraries()
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
