@@ -101,7 +101,7 @@ def test_a_sweep_gives_up_after_so_many_failures(workplace):
     ended = workplace.run("-m", "job.fails_at=0.001", "seed=0,1,2", "sweep.max_failures=1")
 
     assert ended.code == 1
-    assert "2 not started" in ended.out
+    assert "2 cancelled" in ended.out
 
 
 def test_sweeping_seeds_needs_no_values(brainlab):

@@ -1,7 +1,7 @@
 """The sweeper that runs every combination; all were judged before Hydra started."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
 @dataclass
@@ -26,58 +25,128 @@ ConfigStore.instance().store(group="hydra/sweeper", name="brainlab", node=Brainl
 
 
 class BrainlabSweeper(BasicSweeper):
-    """Every combination of the given values; a failed one stops none of the others."""
+    """Every combination of the given values, or a search among them; a failed job stops none of the others."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Claim the sweep's folder, run, and tell how each job ended.
+        """Claim the sweep's folder, run what is left to run, and tell how each job ended.
 
         Raises:
-            ConfigError: the folder cannot be created; nothing was written.
+            ConfigError: the folder cannot be created, or holds a sweep with other settings; nothing was started.
             JobsFailed: at least one job did not complete.
         """
         from brainlab.config.compose import Composer
         from brainlab.config.preflight import combinations
         from brainlab.config.run_folder import claim
+        from brainlab.run.sweep.record import SweepRecord
 
         assert self.config is not None
         assert self.hydra_context is not None
         # Hydra publishes a job's configuration only while it runs; the sweep's own ${hydra:…} need it now.
         HydraConfig.instance().set_config(self.config)
         composer = Composer(self.config.hydra.job.config_name, loader=self.hydra_context.config_loader)
-        jobs = combinations(composer, self.config, arguments)
+        searches = self.config.sweep.method != "grid"
+        words = [] if searches else combinations(composer, self.config, arguments)
         folder = claim(self.config, "hydra.sweep.dir")
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        return self._run(jobs, folder)
+        with SweepRecord(folder, self.config) as record:
+            if searches:
+                from brainlab.run.sweep.search import search
 
-    def _run(self, jobs: list[list[str]], folder: Path) -> list[Sequence[JobReturn]]:
-        from brainlab.run.sweep_table import SweepTable
+                search(self.config, arguments, record, self._runner(), self._compose)
+            else:
+                self._grid(record, words)
+            if self.config.wait:
+                record.finish()
+                record.show()
+                record.raise_if_failed()
+        return None
+
+    def _grid(self, record: Any, words: Sequence[Sequence[str]]) -> None:
+        from brainlab.run.sweep.follow import follow
 
         assert self.config is not None
-        assert self.launcher is not None
-        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
-        table = SweepTable(folder, jobs, metric=self.config.sweep.metric)
-        limit = self.config.sweep.max_failures
-        returns: list[Sequence[JobReturn]] = []
-        try:
-            for first, batch in self._batches(jobs):
-                if len(batch) < len(jobs):
-                    print(f"[{first + 1}/{len(jobs)}] {table.described(first)}", flush=True)
-                returns.append(self.launcher.launch(batch, initial_job_idx=first))
-                for number, job in enumerate(returns[-1], start=first):
-                    table.ended(number, job)
-                table.write()
-                if limit is not None and table.n_failed >= limit:
-                    break
-        finally:
-            if returns:
-                table.write()
-                table.show()
-        table.raise_if_failed()
-        return returns
+        jobs = record.take([(each, self._compose(each)) for each in words])
+        OmegaConf.save(self.config, record.folder / "multirun.yaml")
+        runner = self._runner()
+        ids = dict(record.alive)  # a sweep whose submitter was stopped: its jobs are watched again, not repeated
+        if jobs:
+            started = runner.submit(jobs, record.folder)
+            record.submitted(started)
+            ids.update(started)
+        if not self.config.wait:
+            record.left()
+            return
+        for _ in follow(record, runner, ids):
+            pass
 
-    def _batches(self, jobs: list[list[str]]) -> list[tuple[int, list[list[str]]]]:
-        """Local jobs one at a time, so that the table grows as they end; a cluster gets all of them at once."""
-        if type(self.launcher).__name__ == "BasicLauncher":
-            return [(number, [job]) for number, job in enumerate(jobs)]
-        size = self.max_batch_size or len(jobs)
-        return [(first, jobs[first : first + size]) for first in range(0, len(jobs), size)]
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of one job, judged like every other.
+
+        Raises:
+            ConfigError: it cannot run.
+        """
+        assert self.config is not None
+        assert self.hydra_context is not None
+        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with read_write(cfg.hydra), open_dict(cfg.hydra):
+            cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
+            cfg.hydra.runtime.output_dir = "."
+        HydraConfig.instance().set_config(cfg)
+        return cfg
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        self.task_function = task_function
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def _runner(self) -> Any:
+        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
+        try:
+            from brainlab.run.sweep.runners import runner_for
+        except ImportError:
+            return _ByLauncher(self.launcher)
+        return runner_for(self.launcher, self.hydra_context, self.task_function, self.config)
+
+
+class _ByLauncher:
+    """Stands in for the runners until they are there: whatever launcher was chosen, all jobs in one call each."""
+
+    parallel = 1
+
+    def __init__(self, launcher: Any) -> None:
+        self.launcher = launcher
+        self.jobs: dict[int, Any] = {}
+        self.cancelled: set[int] = set()
+
+    def submit(self, jobs: Sequence[Any], folder: Path) -> dict[int, str]:
+        self.jobs = {job.number: job for job in jobs}
+        return {job.number: f"local-{job.number}" for job in jobs}
+
+    def watch(self, ids: Mapping[int, str], folder: Path) -> Iterator[Any]:
+        from brainlab.run.directory import read_json
+        from brainlab.run.sweep.jobs import JobChange, as_score
+
+        together = type(self.launcher).__name__ != "BasicLauncher"
+        numbers = sorted(self.jobs)
+        returns: dict[int, Any] = {}
+        if together:
+            listed = [list(self.jobs[number].overrides) for number in numbers]
+            returns = dict(zip(numbers, self.launcher.launch(listed, initial_job_idx=numbers[0]), strict=True))
+        for number in numbers:
+            if number in self.cancelled:
+                yield JobChange(number, "CANCELLED", reason="not started")
+                continue
+            if not together:
+                yield JobChange(number, "RUNNING")
+                (returns[number],) = self.launcher.launch([list(self.jobs[number].overrides)], initial_job_idx=number)
+            job = returns[number]
+            completed = getattr(job.status, "name", "") == "COMPLETED"
+            status = read_json(folder / str(number) / "status.json") or {}
+            yield JobChange(
+                number,
+                "COMPLETED" if completed else "FAILED",
+                as_score(job._return_value),
+                None if completed else status.get("error") or str(job._return_value),
+                log=None if completed else folder / str(number) / "stderr.txt",
+            )
+
+    def cancel(self, ids: Mapping[int, str]) -> None:
+        self.cancelled |= set(ids)

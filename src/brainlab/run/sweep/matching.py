@@ -1,4 +1,4 @@
-"""Whether a combination is a job that the sweep's folder knows already, a new one, or one that does not belong there."""
+"""Whether a combination is a job that the sweep's folder knows, a new one, or one that does not belong there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from brainlab.config.resolved import TRANSIENT_KEYS
@@ -44,6 +45,17 @@ class Identity:
 
 def identify(cfg: DictConfig) -> Identity:
     """The identity of a composed job."""
+    hydra = HydraConfig.instance()
+    published = hydra.cfg
+    if "hydra" in cfg:  # values may mention ${hydra:…}, which is read from what is published
+        hydra.set_config(cfg)
+    try:
+        return _identify(cfg)
+    finally:
+        hydra.cfg = published
+
+
+def _identify(cfg: DictConfig) -> Identity:
     resolved: dict[str, Any] = {}
     written: dict[str, Any] = {}
     for key in cfg:
@@ -52,8 +64,8 @@ def identify(cfg: DictConfig) -> Identity:
             continue
         node = cfg._get_node(key)
         if OmegaConf.is_config(node):
-            resolved[name] = OmegaConf.to_container(node, resolve=True)  # type: ignore[arg-type]
-            written[name] = OmegaConf.to_container(node)  # type: ignore[arg-type]
+            resolved[name] = OmegaConf.to_container(node, resolve=True)
+            written[name] = OmegaConf.to_container(node)
         else:
             resolved[name] = cfg[key]
             written[name] = "${}" if OmegaConf.is_interpolation(cfg, name) else cfg[key]

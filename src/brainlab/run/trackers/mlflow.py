@@ -54,8 +54,8 @@ class MlflowTracker:
         """The tracking URI in use."""
         return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
 
-    def start(self, info: RunInfo, history: list[Row]) -> None:
-        """Open the run that this directory had in an earlier attempt, or a new one."""
+    def connect(self) -> Any:
+        """A client of the server or database, which is made where it does not exist."""
         for name, value in (
             ("MLFLOW_DISABLE_TELEMETRY", "true"),
             ("MLFLOW_LOGGING_LEVEL", "WARNING"),
@@ -70,6 +70,11 @@ class MlflowTracker:
         if uri.startswith("sqlite") and _on_network(self.root):
             log.warning("%s lies on a network file system: sqlite is not safe there; set MLFLOW_TRACKING_URI", uri)
         self._client = MlflowClient(tracking_uri=uri)
+        return self._client
+
+    def start(self, info: RunInfo, history: list[Row]) -> None:
+        """Open the run that this directory had in an earlier attempt, or a new one."""
+        self.connect()
         note = info.folder / "mlflow_run_id"
         self.run_id = self._reopen(note, info)
         stored: set[tuple[str, int]] = set()
@@ -152,24 +157,31 @@ class MlflowTracker:
         return None
 
     def _create(self, info: RunInfo) -> str:
-        from mlflow.exceptions import MlflowException
-
-        name = self.experiment or info.experiment
-        experiment = self._client.get_experiment_by_name(name)
-        if experiment is not None:
-            experiment_id = experiment.experiment_id
-        else:
-            # A server keeps artifacts where it was told to; beside a database they would land in the current folder.
-            local = self.uri().startswith(("sqlite", "mysql", "postgresql", "mssql"))
-            where = (self.root / "mlruns" / name).as_uri() if local else None
-            try:
-                experiment_id = self._client.create_experiment(name, artifact_location=where)
-            except MlflowException:  # another run was faster
-                experiment_id = self._client.get_experiment_by_name(name).experiment_id
         tags = {"brainlab.run_dir": str(info.folder), "brainlab.attempt": str(info.attempt), **info.tags}
         if info.parent_run_id:
             tags["mlflow.parentRunId"] = info.parent_run_id
-        return self._client.create_run(experiment_id, run_name=info.folder.name, tags=tags).info.run_id
+        experiment = self.experiment_id(info.experiment)
+        return self._client.create_run(experiment, run_name=info.folder.name, tags=tags).info.run_id
+
+    def experiment_id(self, name: str) -> str:
+        """The experiment that runs go into, which is made where it does not exist.
+
+        Args:
+            name: what it is called unless the tracker was given a name.
+        """
+        from mlflow.exceptions import MlflowException
+
+        name = self.experiment or name
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            return experiment.experiment_id
+        # A server keeps artifacts where it was told to; beside a database they would land in the current folder.
+        local = self.uri().startswith(("sqlite", "mysql", "postgresql", "mssql"))
+        where = (self.root / "mlruns" / name).as_uri() if local else None
+        try:
+            return self._client.create_experiment(name, artifact_location=where)
+        except MlflowException:  # another run was faster
+            return self._client.get_experiment_by_name(name).experiment_id
 
     def _log_params(self, params: dict[str, Any]) -> None:
         from mlflow.entities import Param

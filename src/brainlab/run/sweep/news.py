@@ -1,0 +1,64 @@
+"""What became of a sweep's jobs while no process watched them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from brainlab.run.sweep.jobs import ENDED, JobChange, as_score
+from brainlab.run.sweep.rows import JobRow, find
+
+__all__ = ["catch_up"]
+
+_DEAD_AFTER_S = 45.0
+
+
+def catch_up(folder: Path, rows: Mapping[int, JobRow], *, on_cluster: bool) -> Iterator[JobChange]:
+    """Tell what is new, from the files that the jobs left and from the cluster.
+
+    Args:
+        folder: the sweep's folder.
+        rows: its jobs, as they were last known.
+        on_cluster: whether jobs may go on without the process that started them.
+    """
+    waiting: dict[int, str] = {}
+    for number, row in rows.items():
+        change = _left_behind(folder, row)
+        if change is not None:
+            yield change
+        elif not row.ended and row.job_id is not None:
+            if on_cluster:
+                waiting[number] = row.job_id
+            elif not _breathes(row):
+                yield JobChange(number, "LOST", reason="its process ended without a word")
+    if waiting:
+        from brainlab.run.sweep.watch import Watcher
+
+        yield from Watcher(waiting, folder).settle()
+
+
+def _left_behind(folder: Path, row: JobRow) -> JobChange | None:
+    """What the job's own files say, where that is more than is known."""
+    if row.state == "COMPLETED" or (not row.ended and row.job_id is None):
+        return None
+    if not row.ended:
+        from brainlab.run.sweep.watch import OUTCOMES, read_outcome
+
+        outcome = read_outcome(folder / OUTCOMES / f"{row.num}.json")
+        if outcome is not None and outcome.get("job_id") in (None, row.job_id):
+            return JobChange(row.num, outcome["state"], as_score(outcome.get("score")), outcome.get("reason"))
+    if row.ended or row.state == "RUNNING":
+        # Continued by hand, or requeued after it was given up for lost.
+        found = find(Path(row.run_dir))
+        if found.state == "COMPLETED" or (found.state in ENDED and not row.ended):
+            return JobChange(row.num, str(found.state), found.score, found.error)
+    return None
+
+
+def _breathes(row: JobRow) -> bool:
+    found = find(Path(row.run_dir))
+    if found.state != "RUNNING" or not found.heartbeat:
+        return False
+    return time.time() - datetime.fromisoformat(found.heartbeat).timestamp() < _DEAD_AFTER_S

@@ -1,0 +1,150 @@
+"""The jobs of a sweep as rows: ``sweep.csv``, and the table on the screen."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from brainlab.run.sweep.queue import is_slurm_id
+from brainlab.run.sweep.rows import Found, JobRow
+
+__all__ = ["Entry", "best_of", "columns_of", "counted", "csv_text", "screen_text", "sweep_csv"]
+
+_LAST = ("seed", "wall_s", "run_dir", "slurm_job_id", "mlflow_run_id")
+_WORDS = {
+    "RUNNING": "running",
+    "PENDING": "pending",
+    "PREEMPTED": "preempted",
+    "COMPLETED": "completed",
+    "FAILED": "failed",
+    "LOST": "lost",
+    "CANCELLED": "cancelled",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of every table: the job, its values of what is swept, and what its run directory says."""
+
+    row: JobRow
+    settings: Mapping[str, Any]
+    seed: Any = None
+    found: Found = field(default_factory=Found)
+
+    @property
+    def slurm_job_id(self) -> str | None:
+        """The cluster's name of the job, where it ran on one."""
+        return self.found.slurm_job_id or (self.row.job_id if is_slurm_id(self.row.job_id) else None)
+
+    def metrics(self, metric: str) -> dict[str, Any]:
+        """What the job scored, the sweep's own metric first; only a completed job scores."""
+        if self.row.state != "COMPLETED":
+            return {}
+        own = {} if self.row.score is None else {metric: self.row.score}
+        return {**own, **{name: value for name, value in self.found.metrics.items() if value is not None}}
+
+
+def columns_of(entries: Sequence[Entry], metric: str) -> list[str]:
+    """The names of all metrics in the order of their first appearance, the sweep's own first."""
+    names = dict.fromkeys(name for entry in entries for name in entry.metrics(metric))
+    return [*([metric] if metric in names else []), *(name for name in names if name != metric)]
+
+
+def sweep_csv(entries: Sequence[Entry], swept: Sequence[str], metric: str) -> str:
+    """The text of ``sweep.csv``: number, state, swept values, metrics, and where to find the rest."""
+    names = columns_of(entries, metric)
+    columns = list(dict.fromkeys(["num", "state", *(key for key in swept if key != "seed"), *names, *_LAST]))
+    rows = []
+    for entry in entries:
+        row = {
+            **entry.settings,
+            **entry.metrics(metric),
+            "num": entry.row.num,
+            "state": entry.row.state,
+            "seed": entry.seed,
+            "wall_s": entry.found.wall_s,
+            "run_dir": entry.row.run_dir,
+            "slurm_job_id": entry.slurm_job_id,
+            "mlflow_run_id": entry.found.mlflow_run_id,
+        }
+        rows.append([row.get(column) for column in columns])
+    return csv_text(columns, rows)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A CSV; what is unknown stays empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([["" if value is None else value for value in row] for row in rows])
+    return text.getvalue()
+
+
+def screen_text(entries: Sequence[Entry], swept: Sequence[str], metric: str, mode: str) -> str:
+    """The table on the screen; the best job is marked, and what kept the others from completing stands below."""
+    scored = any(metric in entry.metrics(metric) for entry in entries)
+    best = best_of(entries, metric, mode)
+    header = ["num", "state", *swept, *([metric] if scored else []), "SLURM id", "log"]
+    cells = [header]
+    for entry in entries:
+        score = entry.metrics(metric).get(metric)
+        marked = "" if score is None else f"{score:.4g}{' *' if entry is best else ''}"
+        cells.append(
+            [
+                str(entry.row.num),
+                entry.row.state,
+                *(_short(entry.settings.get(key)) for key in swept),
+                *([marked] if scored else []),
+                str(entry.slurm_job_id or ""),
+                entry.row.log or entry.row.run_dir,
+            ]
+        )
+    shown = [
+        index for index in range(len(header)) if header[index] != "SLURM id" or any(row[index] for row in cells[1:])
+    ]
+    widths = {index: max(len(row[index]) for row in cells) for index in shown}
+    lines = ["  ".join(row[index].ljust(widths[index]) for index in shown).rstrip() for row in cells]
+    if best is not None and len(entries) > 1:
+        lines.append(f"* best: job {best.row.num}")
+    lines += [
+        f"job {entry.row.num} {_WORDS.get(entry.row.state, entry.row.state)}: {entry.row.reason}"
+        for entry in entries
+        if entry.row.reason and entry.row.state != "COMPLETED"
+    ]
+    return "\n".join(lines)
+
+
+def counted(states: Iterable[str], *, ended_only: bool = False) -> str:
+    """How many jobs are in which state.
+
+    >>> counted(["COMPLETED", "RUNNING", "PENDING", "PENDING"])
+    '1 running, 2 pending, 1 completed'
+    >>> counted(["COMPLETED", "PENDING", "FAILED"], ended_only=True)
+    '1 completed, 1 failed, 0 lost, 1 not started'
+    """
+    count = Counter(states)
+    if not ended_only:
+        return ", ".join(f"{count[state]} {word}" for state, word in _WORDS.items() if count[state])
+    always = [f"{count[state]} {_WORDS[state]}" for state in ("COMPLETED", "FAILED", "LOST")]
+    rest = [("CANCELLED", "cancelled"), ("RUNNING", "running"), ("PREEMPTED", "preempted"), ("PENDING", "not started")]
+    return ", ".join([*always, *(f"{count[state]} {word}" for state, word in rest if count[state])])
+
+
+def best_of(entries: Sequence[Entry], metric: str, mode: str) -> Entry | None:
+    """The completed job with the best score."""
+    scored = [entry for entry in entries if _is_number(entry.metrics(metric).get(metric))]
+    if not scored:
+        return None
+    return (max if mode == "max" else min)(scored, key=lambda entry: entry.metrics(metric)[metric])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and value == value
+
+
+def _short(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
