@@ -14,15 +14,16 @@ tags: []
 monitor: {metric: val/loss, mode: min}
 paths: {root: null, cache: "${paths.root}/cache"}
 data: {_target_: tiny_parts.TinyData, root: null, cache_dir: "${paths.cache}", seed: "${seed}", n: 60, batch_size: 4,
-       num_workers: 0, persistent_workers: false, content: a}
+       num_workers: 0, persistent_workers: false, content: a, prepare_s: 0.0}
 model: {_target_: tiny_parts.TinyTask, n_inputs: null, width: 8, lr: 0.01, dropout: 0.5, trace: null, sleep_s: 0.0,
-        fail_at_step: null, plateau: false, weights: null}
-evaluation: {_target_: tiny_parts.TinyEvaluation, n_bootstrap: 50}
+        hang: false, fail_at_step: null, plateau: false, weights: null}
+evaluation: {_target_: tiny_parts.TinyEvaluation, n_bootstrap: 50, sleep_s: 0.0}
 trainer: {_target_: lightning.pytorch.Trainer, accelerator: cpu, devices: 1, max_epochs: 3, max_steps: -1,
           log_every_n_steps: 1, num_sanity_val_steps: 0, enable_model_summary: false, accumulate_grad_batches: 1,
           val_check_interval: null, check_val_every_n_epoch: 1, enable_progress_bar: null}
 callbacks:
   last: {_target_: brainlab.run.callbacks.last.LastCheckpoint, every_n_minutes: null, every_n_steps: 2}
+  preemption: {_target_: brainlab.run.callbacks.preemption.PreemptionCheckpoint, grace_s: null}
   best: {_target_: brainlab.run.callbacks.best.BestCheckpoint, metric: "${monitor.metric}", mode: "${monitor.mode}"}
   progress: {_target_: brainlab.run.callbacks.progress.Progress, every_s: 30}
   early_stopping: null

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import time
 from pathlib import Path
@@ -52,8 +53,10 @@ class TinyData(pl.LightningDataModule):
         persistent_workers: bool = False,
         seed: int = 0,
         content: str = "a",
+        prepare_s: float = 0.0,
     ) -> None:
         super().__init__()
+        self.prepare_s = prepare_s
         self.n, self.batch_size, self.num_workers, self.seed = n, batch_size, num_workers, seed
         self.persistent_workers = persistent_workers
         self.cache_dir = cache_dir
@@ -68,6 +71,9 @@ class TinyData(pl.LightningDataModule):
 
     def describe(self) -> dict[str, Any]:
         return {"points": self.n, "<b>name</b>": "<script>alert(1)</script>"}
+
+    def prepare_data(self) -> None:
+        time.sleep(self.prepare_s)
 
     def setup(self, stage: str | None = None) -> None:
         self.train, self.val = TinyDataset(self.n, self.seed, True), TinyDataset(16, self.seed + 1, False)
@@ -100,6 +106,7 @@ class TinyTask(pl.LightningModule):
         dropout: float = 0.5,
         trace: str | None = None,
         sleep_s: float = 0.0,
+        hang: bool = False,
         fail_at_step: int | None = None,
         plateau: bool = False,
         weights: str | None = None,
@@ -109,6 +116,7 @@ class TinyTask(pl.LightningModule):
             torch.nn.Linear(n_inputs, width), torch.nn.ReLU(), torch.nn.Dropout(dropout), torch.nn.Linear(width, 1)
         )
         self.lr, self.trace, self.sleep_s, self.fail_at_step, self.plateau = lr, trace, sleep_s, fail_at_step, plateau
+        self.hang = hang
         self.seen = MeanMetric()
         if weights is not None:
             self.load_state_dict(torch.load(weights, weights_only=True)["state_dict"])
@@ -129,6 +137,10 @@ class TinyTask(pl.LightningModule):
                 file.write(json.dumps([self.current_epoch, batch_idx, batch["index"].tolist()]) + "\n")
         if self.sleep_s:
             time.sleep(self.sleep_s)
+        if self.hang:  # inside a library, where Python runs no signal handler
+            mutex, library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+            library.pthread_mutex_lock(mutex)
+            library.pthread_mutex_lock(mutex)
         return loss
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
@@ -146,10 +158,11 @@ class TinyTask(pl.LightningModule):
 
 
 class TinyEvaluation:
-    def __init__(self, n_bootstrap: int = 50) -> None:
-        self.n_bootstrap = n_bootstrap
+    def __init__(self, n_bootstrap: int = 50, sleep_s: float = 0.0) -> None:
+        self.n_bootstrap, self.sleep_s = n_bootstrap, sleep_s
 
     def __call__(self, task: Any, data: Any, out: Path) -> Evaluation:
+        time.sleep(self.sleep_s)
         with torch.no_grad():
             hit = ((task.net(data.val.x)[:, 0] > 0).float() == data.val.y).float()
         value = float(hit.mean())

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from brainlab.config.build import build
 from brainlab.errors import ConfigError, ShapeMismatch
-from brainlab.run.directory import RunDirectory
+from brainlab.run.directory import RunDirectory, started_by_srun
 
 __all__ = [
     "announce",
@@ -120,7 +120,27 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, callbacks: list[Any], logg
         raise ConfigError(
             "trainer.max_epochs", "null", "expected a limit to training", hint="set trainer.max_epochs or max_steps"
         )
+    if started_by_srun():
+        extra["plugins"] = [*_plugins(node), _slurm()]
+        node.pop("plugins", None)
     return build(node, path="trainer", **extra)
+
+
+def _plugins(node: DictConfig) -> list[Any]:
+    plugins = node.get("plugins")
+    if plugins is None:
+        return []
+    return [
+        build(plugin, path="trainer.plugins") if OmegaConf.is_dict(plugin) else plugin
+        for plugin in (plugins if OmegaConf.is_list(plugins) else [plugins])
+    ]
+
+
+def _slurm() -> Any:
+    """What tells Lightning that SLURM started the processes; putting jobs back into the queue is the launcher's."""
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    return SLURMEnvironment(auto_requeue=False)
 
 
 def _copied(node: DictConfig) -> DictConfig:

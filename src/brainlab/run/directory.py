@@ -11,7 +11,7 @@ from typing import Any
 
 from brainlab.io.atomic import write_atomically
 
-__all__ = ["RunDirectory", "is_rank_zero", "jsonable", "read_json", "write_json"]
+__all__ = ["RunDirectory", "is_rank_zero", "jsonable", "read_json", "started_by_srun", "write_json"]
 
 
 def is_rank_zero() -> bool:
@@ -20,6 +20,11 @@ def is_rank_zero() -> bool:
         if variable in os.environ:
             return os.environ[variable] == "0"
     return True
+
+
+def started_by_srun() -> bool:
+    """Whether SLURM's ``srun`` started this process, alone or beside others; a shell inside of a job did not."""
+    return "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
 
 
 def jsonable(value: Any) -> Any:

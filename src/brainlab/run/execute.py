@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from brainlab.config.build import build
 from brainlab.config.resolved import resolved_yaml
-from brainlab.errors import ConfigError
+from brainlab.errors import BrainlabError, ConfigError
 from brainlab.run.context import Run
 from brainlab.run.directory import RunDirectory, is_rank_zero, read_json, write_json
-from brainlab.run.ending import terminable
+from brainlab.run.ending import GRACE_S, Ending, Preempted, told_to_end
 from brainlab.run.environment import environment
 from brainlab.run.fingerprint import GROWTH_KEYS, compare, flatten, plain_config
 from brainlab.run.logs import messages_to, quiet_libraries
 from brainlab.run.stages import register_resolver
-from brainlab.run.status import Status, now
+from brainlab.run.status import Status, launch_id, now
+from brainlab.run.sweep.code import warn_if_code_changed
 
 __all__ = ["execute"]
 
 log = logging.getLogger(__name__)
 
 _PLACES = ("paths", "data")
+_FIRST_S = 600.0  # nodes of one job may start minutes apart
 
 
 def execute(cfg: DictConfig, *, folder: Path | None = None, overrides: list[str] | None = None) -> float | None:
@@ -53,8 +56,9 @@ def execute(cfg: DictConfig, *, folder: Path | None = None, overrides: list[str]
     register_resolver()
     directory = RunDirectory(folder or _folder(cfg))
     plain = plain_config(cfg)
-    earlier = _check_earlier(cfg, directory, plain)
-    if earlier is not None and _is_done(directory, earlier, plain):
+    earlier = _check_earlier(cfg, directory, plain) if is_rank_zero() else None
+    done = earlier is not None and _is_done(directory, earlier, plain)
+    if done or (not is_rank_zero() and _first_is_done(cfg, directory, plain)):
         results = read_json(directory.results)
         log.info(
             "%s is completed already; nothing is run again (resume=never in a new folder repeats it)", directory.path
@@ -64,8 +68,8 @@ def execute(cfg: DictConfig, *, folder: Path | None = None, overrides: list[str]
     if hasattr(job, "check"):
         job.check(cfg)
     directory.path.mkdir(parents=True, exist_ok=True)
-    with _alone(directory), messages_to(directory), terminable():
-        return _attempt(cfg, job, directory, plain, overrides, earlier)
+    with _alone(directory), messages_to(directory), told_to_end(_grace_s()) as ending:
+        return _attempt(cfg, job, directory, plain, overrides, earlier, ending)
 
 
 def _attempt(
@@ -75,6 +79,7 @@ def _attempt(
     plain: dict[str, Any],
     overrides: list[str] | None,
     earlier: dict[str, Any] | None,
+    ending: Ending,
 ) -> float | None:
     status = Status(directory)
     run = Run(
@@ -86,36 +91,61 @@ def _attempt(
     )
     status.start()
     log.info("run directory: %s", directory.path)
-    state, code, message = "FAILED", 1, None
+
+    def close(state: str, error: str | None, code: int | None = None) -> None:
+        with ending.shielded():
+            for finish in reversed(run.on_finish):
+                try:
+                    finish(state)
+                except Exception:
+                    log.warning("Closing the run failed", exc_info=True)
+            status.finish(state, code if state != "FAILED" else code or 1, error)  # type: ignore[arg-type]
+
     try:
-        run.facts = _write_down(cfg, run)
-        score = job(cfg, run)
-        state, code = "COMPLETED", 0
+        with ending.closing(close):
+            run.facts = _write_down(cfg, run)
+            score = job(cfg, run)
+        close("COMPLETED", None, 0)
         return score
     except KeyboardInterrupt:
-        state, code, message = "CANCELLED", 130, "interrupted"
         log.info("interrupted; continue with: brainlab resume=%s", directory.path)
+        close("CANCELLED", "interrupted", 130)
         raise
     except ConfigError as error:
         # Refused, not failed: what an earlier attempt completed stays completed.
-        state, code, message = ("COMPLETED" if run.was_completed else "FAILED"), 2, str(error)
         _keep_traceback(directory)
+        close("COMPLETED" if run.was_completed else "FAILED", str(error), 2)
+        raise
+    except Preempted:
+        log.info("preempted; this run goes on here: %s", directory.path)
+        close("PREEMPTED", None)
+        try:
+            ending.hand_over()
+        except Exception as error:  # it may not go on: the launcher counts how often it was put back
+            _failed(directory, error)
+            close("FAILED", f"{type(error).__name__}: {error}")
+            raise
         raise
     except BaseException as error:
-        # A scheduler ends a run with SystemExit subclasses of its own: they count as failures here and travel on.
-        message = f"{type(error).__name__}: {error}"
-        _keep_traceback(directory)
-        if not getattr(error, "brainlab_reported", False):  # a stage of a chain has said it already
-            _report_failure(directory, error)
-        error.brainlab_reported = True  # type: ignore[attr-defined]
+        # Libraries leave with SystemExit subclasses of their own: they count as failures here and travel on.
+        _failed(directory, error)
+        close("FAILED", f"{type(error).__name__}: {error}")
         raise
-    finally:
-        for finish in reversed(run.on_finish):
-            try:
-                finish(state)
-            except Exception:
-                log.warning("Closing the run failed", exc_info=True)
-        status.finish(state, code, message)  # type: ignore[arg-type]
+
+
+def _failed(directory: RunDirectory, error: BaseException) -> None:
+    _keep_traceback(directory)
+    if not getattr(error, "brainlab_reported", False):  # a stage of a chain has said it already
+        _report_failure(directory, error)
+    error.brainlab_reported = True  # type: ignore[attr-defined]
+
+
+def _grace_s() -> float:
+    """How long training may look for a place to save: what the launcher warns ahead, less what leaving takes."""
+    from hydra.core.hydra_config import HydraConfig
+
+    delay = HydraConfig.get().launcher.get("signal_delay_s") if HydraConfig.initialized() else None
+    return GRACE_S if not delay else max(float(delay) - 30.0, float(delay) / 2)
 
 
 def _folder(cfg: DictConfig) -> Path:
@@ -138,7 +168,7 @@ def _folder(cfg: DictConfig) -> Path:
 
 def _check_earlier(cfg: DictConfig, directory: RunDirectory, plain: dict[str, Any]) -> dict[str, Any] | None:
     """The configuration of an earlier attempt in this directory, once it is known to fit."""
-    if not directory.used() or not is_rank_zero():  # the first process of a distributed run decides for all
+    if not directory.used():
         return None
     if str(cfg.get("resume", "auto")) == "never":
         raise ConfigError(
@@ -164,6 +194,38 @@ def _is_done(directory: RunDirectory, earlier: dict[str, Any], plain: dict[str, 
     grown = any(before.get(key) != after.get(key) for key in GROWTH_KEYS)
     moved = any(before.get(key) != after.get(key) for key in {*before, *after} if key.split(".")[0] in _PLACES)
     return not grown and not moved
+
+
+def _first_is_done(cfg: DictConfig, directory: RunDirectory, plain: dict[str, Any]) -> bool:
+    """Whether the first of the processes that ``srun`` started beside this one found nothing left to do.
+
+    Returns once it has opened its attempt, or once it is clear that it refused the directory, which this process then
+    does as well: nobody is left waiting for another to join.
+    """
+    if launch_id() is None:
+        return False  # Lightning starts the others itself, when the first one is about to train
+    deadline = time.monotonic() + _FIRST_S
+    while True:
+        refused: ConfigError | None = None
+        earlier = None
+        # In this order: the first process opens its attempt before it writes anything that a check would look at.
+        try:
+            earlier = _check_earlier(cfg, directory, plain)
+        except ConfigError as error:
+            refused = error
+        status = read_json(directory.status)
+        attempts = status.get("attempts") if isinstance(status, dict) else None
+        if attempts and attempts[-1].get("launch") == launch_id():
+            if status["state"] == "RUNNING":
+                return False
+            raise BrainlabError(f"The first process of this run has ended already: {status.get('error')}")
+        if refused is not None:
+            raise refused
+        if earlier is not None and _is_done(directory, earlier, plain):
+            return True
+        if time.monotonic() > deadline:
+            raise BrainlabError(f"The first process of this run did not start in {_FIRST_S:.0f} s: {directory.path}")
+        time.sleep(0.2)
 
 
 class _alone:
@@ -197,6 +259,7 @@ def _write_down(cfg: DictConfig, run: Run) -> dict[str, Any]:
     if not directory.resolved.exists():
         directory.write("cmd.txt", command + "\n")
     facts = environment(directory)
+    warn_if_code_changed(directory.path, facts["code"])
     if cfg.get("rerun"):
         facts["rerun_of"] = str(Path(str(cfg.rerun)).absolute())
         _warn_if_changed(Path(str(cfg.rerun)), facts)

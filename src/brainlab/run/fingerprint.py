@@ -41,6 +41,7 @@ _IGNORED = (
     "trainer.accelerator",
     "trainer.strategy",
     "trainer.enable_*",
+    "callbacks.preemption",
     # Where files lie is no property of the run: their content is hashed instead.
     "weights",
     "data.num_workers",

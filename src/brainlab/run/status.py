@@ -11,11 +11,17 @@ from typing import Any, Literal
 
 from brainlab.run.directory import RunDirectory, read_json, write_json
 
-__all__ = ["HEARTBEAT_S", "State", "Status"]
+__all__ = ["HEARTBEAT_S", "State", "Status", "launch_id"]
 
 State = Literal["PENDING", "RUNNING", "COMPLETED", "FAILED", "PREEMPTED", "LOST", "CANCELLED"]
 
 HEARTBEAT_S = 15.0
+
+
+def launch_id() -> str | None:
+    """What the processes that one ``srun`` started have in common, and no others; ``None`` outside of SLURM steps."""
+    job, step = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_STEP_ID")
+    return f"{job}.{step}.{os.environ.get('SLURM_RESTART_COUNT', 0)}" if job and step else None
 
 
 def now() -> str:
@@ -76,6 +82,7 @@ class Status:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "slurm_job_id": f"{job}_{task}" if job and task else job,
+                "launch": launch_id(),
                 "exit": None,
             }
         )
@@ -90,13 +97,13 @@ class Status:
             self.content["attempts"][-1].update(facts)
             write_json(self._path, self.content)
 
-    def finish(self, state: State, code: int, error: str | None = None) -> None:
-        """Close the current attempt."""
+    def finish(self, state: State, code: int | None, error: str | None = None) -> None:
+        """Close the current attempt; a run that will go on later has no exit code."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
             self._thread = None
-        self.content["attempts"][-1].update(end=now(), exit=code)
+        self.content["attempts"][-1].update(end=now(), exit="preempted" if state == "PREEMPTED" else code)
         self._change(state=state, exit=code, error=error, heartbeat=now())
 
     def _change(self, **facts: Any) -> None:

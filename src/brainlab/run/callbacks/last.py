@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ class LastCheckpoint(Checkpoint):
         self.executed = 0
         """Batches trained by this process."""
         self.interrupted = False
+        self.asked: Callable[[], int] = _nobody_asks
+        """A number above zero asks for a checkpoint as soon as one can be written; the greatest of all processes counts."""
+        self.answer: Callable[[int], None] = _nobody_answers
+        """Called with that number once the checkpoint is written."""
+        self._asked_for = 0
         self._resume: dict[str, Any] | None = None
         self._pending_sums: dict[str, dict[str, Any]] = {}
         self._saving: dict[str, Any] | None = None
@@ -77,8 +83,9 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         self.executed += 1
         self._continue_sums(trainer)
+        due = self._is_due(trainer)
         accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        if not accumulating and self._is_due(trainer):
+        if due and not accumulating and _can_go_on_inside(trainer.train_dataloader):
             # Random states as they are before the next batch is fetched: a dataset in this process may draw from them.
             self._due = _random_states(trainer)
 
@@ -99,25 +106,31 @@ class LastCheckpoint(Checkpoint):
         set_epoch(trainer.train_dataloader, epoch)
         self._due = None
         _seed_workers(trainer.train_dataloader, pl_module, epoch)
-        if epoch > 0 and epoch % self.every_n_epochs == 0 and self._resume is None:
+        self._agree(trainer)  # somebody may have asked during a validation
+        if epoch > 0 and (epoch % self.every_n_epochs == 0 or self._asked_for) and self._resume is None:
             self._save(trainer, epoch=epoch, batch=0, random=_random_states(trainer))
         self._resume = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._agree(trainer)
         self._save(trainer, epoch=trainer.current_epoch, batch=0, random=_random_states(trainer), finished=True)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.interrupted = isinstance(exception, KeyboardInterrupt)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
-        sampler = getattr(trainer.train_dataloader, "batch_sampler", None)
-        if not callable(getattr(sampler, "skip_batches", None)):
-            return False  # such a loader cannot go on in the middle of an epoch, so the epoch is repeated
-        if self.every_n_steps is not None and trainer.global_step - self._last_step >= self.every_n_steps:
-            return True
         minutes = (time.monotonic() - self._last_time) / 60
-        due = self.every_n_minutes is not None and minutes >= self.every_n_minutes
-        return bool(trainer.strategy.broadcast(due)) if trainer.world_size > 1 else due
+        wishes = [
+            self.every_n_steps is not None and trainer.global_step - self._last_step >= self.every_n_steps,
+            self.every_n_minutes is not None and minutes >= self.every_n_minutes,
+        ]
+        return self._agree(trainer, due=any(wishes)) or self._asked_for > 0
+
+    def _agree(self, trainer: pl.Trainer, due: bool = False) -> bool:
+        """All processes learn what any of them was asked for; returns whether ``due`` holds for any."""
+        soon, asked = _greatest(trainer, int(due), self.asked())
+        self._asked_for = max(self._asked_for, asked)
+        return bool(soon)
 
     # -- saving -------------------------------------------------------------------------------------------------
 
@@ -139,6 +152,9 @@ class LastCheckpoint(Checkpoint):
             publish(temporary, folder / "last.ckpt", folder / "previous.ckpt")
         trainer.strategy.barrier("brainlab.last")
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
+        if self._asked_for:
+            asked, self._asked_for = self._asked_for, 0
+            self.answer(asked)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -224,6 +240,28 @@ class LastCheckpoint(Checkpoint):
             if stored["weight"] is not None:
                 metric.cumulated_batch_size = metric.cumulated_batch_size + stored["weight"].to(metric.value.device)
             metric._computed = None
+
+
+def _nobody_asks() -> int:
+    return 0
+
+
+def _nobody_answers(asked: int) -> None:
+    """Stands for a run that asks for nothing."""
+
+
+def _greatest(trainer: pl.Trainer, *wishes: int) -> list[int]:
+    """What the processes of a run agree on: each of ``wishes`` as great as the greatest of any process."""
+    if trainer.world_size == 1:
+        return list(wishes)
+    everyone = torch.tensor(wishes, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(everyone, op=torch.distributed.ReduceOp.MAX)
+    return everyone.tolist()
+
+
+def _can_go_on_inside(loader: Any) -> bool:
+    """Whether a loader can go on in the middle of an epoch; with any other, the epoch is repeated."""
+    return callable(getattr(getattr(loader, "batch_sampler", None), "skip_batches", None))
 
 
 def _wind_back(loops: dict[str, Any], *, mid_epoch: bool) -> None:
