@@ -122,7 +122,7 @@ class BrainlabConf:
     sweep: SweepConf = field(default_factory=SweepConf)
     security: SecurityConf = field(default_factory=SecurityConf)
     weights: dict[str, str | None] = field(default_factory=lambda: {"encoder": None})
-    checkpoint: str | None = None
+    checkpoint: Any = None
     runs: Any = None
     validate: Any = False
     dry: bool = False

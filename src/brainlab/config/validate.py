@@ -250,8 +250,8 @@ def _folders(plain: Mapping[str, Any], origins: Origins) -> None:
                 where=origins.where(f"data.{key}"),
                 hint=f"data.{key}=null uses simulated data",
             )
-    files = {f"weights.{part}": file for part, file in (plain.get("weights") or {}).items()}
-    for key, value in {**files, "checkpoint": plain.get("checkpoint")}.items():
+    for part, value in (plain.get("weights") or {}).items():
+        key = f"weights.{part}"
         if isinstance(value, str) and "${" not in value and not Path(value).expanduser().exists():
             raise ConfigError(key, value, "expected an existing file", where=origins.where(key))
 

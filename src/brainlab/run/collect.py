@@ -83,7 +83,7 @@ def find_runs(places: Iterable[str]) -> list[Path]:
             root = Path(match).absolute()
             inside = [root / "status.json"] if (root / "status.json").exists() else sorted(root.rglob("status.json"))
             for file in inside:
-                if "stages" not in file.relative_to(root).parts:
+                if not {"stages", "evaluations"} & set(file.relative_to(root).parts):
                     found[file.parent] = None
     return sorted(found, key=_natural)
 

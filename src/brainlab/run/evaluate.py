@@ -1,15 +1,19 @@
-"""The job that judges a checkpoint again, with the configuration that is stored inside it."""
+"""The job that judges checkpoints again, each with the configuration that is stored inside it."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from brainlab.config.resolved import resolved_yaml
 from brainlab.errors import ConfigError
 from brainlab.run.context import Run
+from brainlab.run.evaluate_many import EVALUATED, evaluate_all, find_checkpoints
+from brainlab.run.loading import loading
 
 __all__ = ["Evaluate", "stored_config"]
 
@@ -25,23 +29,40 @@ class Evaluate:
     (``data.root=…``, ``evaluation=…``) wins.
 
     Args:
-        checkpoint: a ``.ckpt`` file, or a run directory whose best checkpoint is meant.
+        checkpoint: a ``.ckpt`` file, a run directory whose best checkpoint is meant, a folder above run directories, a
+            glob pattern, or a list of these. Several checkpoints are judged one after another into one table.
     """
 
-    def __init__(self, checkpoint: str | None = None) -> None:
-        if checkpoint is None:
+    def __init__(self, checkpoint: str | Sequence[str] | None = None) -> None:
+        if not checkpoint:
             raise ConfigError(
                 "job.checkpoint",
                 "null",
                 "expected a checkpoint or a run directory",
                 where="command line",
-                hint="brainlab job=evaluate job.checkpoint=outputs/…/checkpoints/best.ckpt",
+                hint="brainlab job=evaluate checkpoint=outputs/…/checkpoints/best.ckpt",
             )
-        path = Path(checkpoint).expanduser().absolute()
-        self.checkpoint = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+        self.places = [checkpoint] if isinstance(checkpoint, str) else [str(each) for each in checkpoint]
+
+    def check(self, cfg: DictConfig) -> None:
+        """Find the checkpoints before anything starts.
+
+        Raises:
+            ConfigError: a place that means none.
+        """
+        find_checkpoints(self.places)
 
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
-        log.info("loading torch and lightning …")
+        files = find_checkpoints(self.places)
+        if len(files) > 1:
+            evaluate_all(cfg, run, files)
+            return None
+        return _evaluate(cfg, run, files[0])
+
+
+def _evaluate(cfg: DictConfig, run: Run, checkpoint: Path) -> float | None:
+    log.info("loading torch and lightning …")
+    with loading():
         import lightning.pytorch as pl
         import torch
 
@@ -53,33 +74,34 @@ class Evaluate:
         from brainlab.run.logs import quiet_libraries
         from brainlab.run.tracks import open_logger
 
-        quiet_libraries()
-        content = load(self.checkpoint)
-        state: dict[str, Any] = content.get(STATE_KEY) or {}
-        if "config" in state:
-            cfg = stored_config(cfg, str(state["config"]), run.overrides)
-            # Whoever made the file wrote what is built below; the list of allowed targets is the command line's.
-            validate(cfg, Origins(list, elsewhere=str(self.checkpoint)))
-        else:
-            log.warning("%s holds no configuration; the one of the command line is used", self.checkpoint)
-        pl.seed_everything(cfg.seed, workers=True, verbose=False)
-        data = assemble.build_data(cfg)
-        assemble.prepare(data, stage=None)
-        fingerprint = run.settle_fingerprint(data)
-        task = assemble.build_task(cfg, data)
-        load_weights(task, content, self.checkpoint)
-        if cfg.trainer.get("accelerator") != "cpu" and torch.cuda.is_available():
-            task.to("cuda")
-        logger = open_logger(cfg, run, data, fingerprint)
-        best = {
-            "score": state.get("score"),
-            "epoch": state.get("best_epoch", state.get("epoch")),
-            "step": content.get("global_step"),
-            "checkpoint": str(self.checkpoint),
-        }
-        results = conclude.evaluate(cfg, run, task=task, data=data, logger=logger, best=best, fingerprint=fingerprint)
-        headline = (results["metrics"] or {}).get(results["headline"] or "")
-        return float(headline["value"]) if headline else None
+    quiet_libraries()
+    content = load(checkpoint)
+    state: dict[str, Any] = content.get(STATE_KEY) or {}
+    if "config" in state:
+        cfg = stored_config(cfg, str(state["config"]), run.overrides)
+        # Whoever made the file wrote what is built below; the list of allowed targets is the command line's.
+        validate(cfg, Origins(list, elsewhere=str(checkpoint)))
+        run.directory.write(EVALUATED, resolved_yaml(cfg))
+    else:
+        log.warning("%s holds no configuration; the one of the command line is used", checkpoint)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = assemble.build_data(cfg)
+    assemble.prepare(data, stage=None)
+    fingerprint = run.settle_fingerprint(data)
+    task = assemble.build_task(cfg, data)
+    load_weights(task, content, checkpoint)
+    if cfg.trainer.get("accelerator") != "cpu" and torch.cuda.is_available():
+        task.to("cuda")
+    logger = open_logger(cfg, run, data, fingerprint)
+    best = {
+        "score": state.get("score"),
+        "epoch": state.get("best_epoch", state.get("epoch")),
+        "step": content.get("global_step"),
+        "checkpoint": str(checkpoint),
+    }
+    results = conclude.evaluate(cfg, run, task=task, data=data, logger=logger, best=best, fingerprint=fingerprint)
+    headline = (results["metrics"] or {}).get(results["headline"] or "")
+    return float(headline["value"]) if headline else None
 
 
 def stored_config(cfg: DictConfig, text: str, overrides: list[str]) -> DictConfig:
