@@ -1,4 +1,4 @@
-"""Runs the tiny experiment under the signal handlers of a cluster's launcher: ``launcher_stand_in.py FOLDER [key=value …]``.
+"""Runs the tiny experiment under signal handlers like a cluster launcher's: ``launcher_stand_in.py FOLDER [key=value …]``.
 
 At SIGUSR2 its handler notes what it finds on disk and leaves with code 3, as after putting the job back into the
 queue; with ``refuse`` in ``$STAND_IN`` it raises instead, as when the job was put back too often. SIGTERM is shielded.
@@ -25,6 +25,8 @@ def main() -> None:
     root = Path(sys.argv[1])
 
     def requeue(number: int, frame: FrameType | None) -> None:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return
         last = root / "run" / "checkpoints" / "last.ckpt"
         position = torch.load(last, weights_only=True)["brainlab"] if last.exists() else {}
         status = json.loads((root / "run" / "status.json").read_text())

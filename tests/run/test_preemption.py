@@ -242,3 +242,32 @@ def test_a_process_that_hangs_in_a_library_is_handed_over_all_the_same(tmp_path:
     assert process.wait(timeout=60) == 3
     assert time.monotonic() - started < 30
     assert _kept(root)[0]["state"] == "PREEMPTED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["warned", "killed"])
+def test_two_processes_leave_together_and_go_on_exactly(tmp_path: Path, how: str) -> None:
+    trace, root = tmp_path / "trace", tmp_path / "moved"
+    words = ("model.sleep_s=0.05", "trainer.strategy=ddp", "trainer.devices=2", "trainer.max_epochs=2")
+    words = (*words, "trainer.use_distributed_sampler=false", f"model.trace={trace}", "logger=mlflow")
+    _finish(tmp_path / "alone", *words)
+    batches = sorted(_traced(trace))
+    trace.unlink()
+    process = _start(root, *words)
+    _until(process, lambda: len(_traced(trace)) >= 14)
+    if how == "warned":
+        process.send_signal(signal.SIGUSR2)  # the first process only: the other hears of it from this one
+        assert process.wait(timeout=100) == 3, (root / "out.txt").read_text()[-3000:]
+        assert _kept(root)[0]["state"] == "PREEMPTED"
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    _finish(root, *words)
+    found = _same(tmp_path / "alone", root)
+    assert found["attempts"] == 2
+    assert all(tracked(root / "run").values())
+    assert len(batches) == 60
+    if how == "warned":
+        assert sorted(_traced(trace)) == batches
+    log = (root / "run" / "brainlab.log").read_text()
+    assert log.count("run directory:") == 2, "one process speaks for both"

@@ -65,7 +65,7 @@ class LastCheckpoint(Checkpoint):
         """Batches trained by this process."""
         self.interrupted = False
         self.asked: Callable[[], int] = _nobody_asks
-        """A number above zero asks for a checkpoint as soon as one can be written; the greatest of all processes counts."""
+        """Above zero it asks for a checkpoint as soon as one can be written; the greatest of all processes counts."""
         self.answer: Callable[[int], None] = _nobody_answers
         """Called with that number once the checkpoint is written."""
         self._asked_for = 0
@@ -140,7 +140,16 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             flush = getattr(logger, "flush", logger.save)
             flush()  # rows up to this position must outlive the process before the position does
-        self._saving = {"epoch": epoch, "batch": batch, "random": random, "finished": finished}
+        # Each process has seen its own part of the epoch so far, and only the first one writes.
+        inside = _gathered(trainer, (_epoch_sums(trainer), _metric_states(trainer.lightning_module))) if batch else []
+        self._saving = {
+            "epoch": epoch,
+            "batch": batch,
+            "random": random,
+            "finished": finished,
+            "loss_of_epoch": [sums for sums, _ in inside],
+            "metric_states": [states for _, states in inside],
+        }
         folder = Path(trainer.default_root_dir) / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / ".last.ckpt.tmp"
@@ -173,8 +182,6 @@ class LastCheckpoint(Checkpoint):
         checkpoint[STATE_KEY] = {
             **self.context,
             **position,
-            "loss_of_epoch": _epoch_sums(trainer) if position["batch"] else {},
-            "metric_states": _metric_states(pl_module) if position["batch"] else {},
             "logged": {
                 key: float(value) for key, value in trainer.callback_metrics.items() if torch.as_tensor(value).ndim == 0
             },
@@ -208,11 +215,12 @@ class LastCheckpoint(Checkpoint):
         set_epoch(trainer.train_dataloader, epoch, consumed=batch)
         _seed_workers(trainer.train_dataloader, pl_module, epoch)
         # The iterator that Lightning made while setting up stands at the start of another epoch.
-        restored = state["random"][trainer.global_rank % len(state["random"])]
+        rank = trainer.global_rank % len(state["random"])
+        restored = state["random"][rank]
         if batch:
             iter(fetcher)
-            self._pending_sums = state["loss_of_epoch"]
-            _restore_metric_states(pl_module, state["metric_states"])
+            self._pending_sums = dict(state["loss_of_epoch"][rank])
+            _restore_metric_states(pl_module, state["metric_states"][rank])
             restore_random_state(restored)
             self._resume = None
         else:
@@ -323,12 +331,16 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 def _random_states(trainer: pl.Trainer) -> list[dict[str, Any]]:
     """The random states of every rank, in order."""
-    own = random_state()
+    return _gathered(trainer, random_state())
+
+
+def _gathered(trainer: pl.Trainer, own: Any) -> list[Any]:
+    """What every process has, in order."""
     if trainer.world_size == 1:
         return [own]
-    gathered: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(gathered, own)
-    return gathered
+    everyone: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, own)
+    return everyone
 
 
 def _as_list(loaders: Any) -> list[Any]:
