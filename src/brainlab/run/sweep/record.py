@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,19 @@ from brainlab.errors import BrainlabError, ConfigError
 from brainlab.io.atomic import write_atomically
 from brainlab.run.status import now
 from brainlab.run.sweep import ledger as ledgers
+from brainlab.run.sweep.curves import Points, read_curves
 from brainlab.run.sweep.jobs import JobChange, SweepJob
 from brainlab.run.sweep.matching import Identity, identify, refuse_other_parameters, refuse_shrinking
 from brainlab.run.sweep.news import catch_up
+from brainlab.run.sweep.page import render
 from brainlab.run.sweep.parent import close_parent, logger_of, open_parent
 from brainlab.run.sweep.rows import Found, JobRow, find, words_of
 from brainlab.run.sweep.summary import summary_csv
 from brainlab.run.sweep.table import Entry, best_of, counted, screen_text, sweep_csv
 
-__all__ = ["JobsFailed", "SweepRecord"]
+__all__ = ["JobsFailed", "SweepRecord", "collect_sweep"]
+
+_PAGE_EVERY_S = 20.0
 
 
 class JobsFailed(BrainlabError):
@@ -50,6 +55,8 @@ class SweepRecord:
         self._cfg = cfg
         self._lock = FileLock(self.folder / ".sweep.lock")
         self._found: dict[int, Found] = {}
+        self._curves: dict[int, dict[str, Points]] = {}
+        self._next_page = 0.0
         self._read()
 
     @classmethod
@@ -193,6 +200,7 @@ class SweepRecord:
             row = JobRow(number, words, identity.fingerprint, identity.growth, run_dir=str(self.folder / str(number)))
             self.rows[number] = row
             self._found.pop(number, None)
+            self._curves.pop(number, None)
             jobs[number] = SweepJob(number, words, _numbered(cfg, number))
         if repeated:
             _say(f"{repeated} of {len(new)} combinations are the same run as another one; each is run once")
@@ -216,6 +224,7 @@ class SweepRecord:
         _update(row, change)
         if row.ended:
             self._found[row.num] = find(Path(row.run_dir))
+            self._curves.pop(row.num, None)
             if row.score is None and row.state == "COMPLETED":
                 row.score = self._found[row.num].score
         if row.state == known and not row.ended:
@@ -321,6 +330,24 @@ class SweepRecord:
         entries = self.entries()
         write_atomically(self.folder / "sweep.csv", sweep_csv(entries, self.swept, self.metric))
         write_atomically(self.folder / "sweep_summary.csv", summary_csv(entries, self.swept, self.metric))
+        # Drawing a large sweep again after each of its jobs would keep the submitter busy; a look costs nothing.
+        if always or (html and time.monotonic() >= self._next_page):
+            began = time.monotonic()
+            self._write_page(entries)
+            self._next_page = time.monotonic() + max(_PAGE_EVERY_S, 20 * (time.monotonic() - began))
+
+    def _write_page(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.row.num not in self._curves or not entry.row.ended:
+                self._curves[entry.row.num] = read_curves(Path(entry.row.run_dir) / "metrics.jsonl")
+        facts = {**self.facts, "folder": str(self.folder), "collect": self.collect_command, "again": self._again()}
+        page = render(entries, self.swept, facts, curves=self._curves, figures=self.figures)
+        write_atomically(self.folder / "sweep.html", page)
+
+    def _again(self) -> str:
+        """The command that continues this sweep."""
+        words = [word for word in shlex.split(str(self.facts.get("command") or "")) if "hydra.sweep.dir=" not in word]
+        return shlex.join([*words, f"hydra.sweep.dir={self.folder}"]) if words else ""
 
     def _tell(self, row: JobRow) -> None:
         states = [each.state for each in self.rows.values()]
@@ -333,6 +360,24 @@ class SweepRecord:
         _say(" · ".join(word for word in words if word))
         if n_ended < len(states):
             _say(counted(states))
+
+
+def collect_sweep(folder: Path) -> SweepRecord:
+    """Look once at what became of a sweep's jobs and bring all of its files up to date.
+
+    The sweep's run in the tracker is closed once every job has ended. While another process follows the sweep, its
+    files are that one's business: then the record is only read.
+
+    Args:
+        folder: the sweep's folder.
+    """
+    record = SweepRecord.load(folder)
+    try:
+        with record:
+            record.finish()
+    except ConfigError:
+        _say(f"{record.folder} is being followed by the process that started it; this is its latest word")
+    return record
 
 
 def _facts(cfg: DictConfig) -> dict[str, Any]:
