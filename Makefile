@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install run test check format docs wheel clean
+.PHONY: help install run test test-slurm check format docs wheel clean
 help:                ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Invalid PYTHON=: expected Python 3.11, 3.12 or 3.13 on the PATH. Hint: make PYTHON=/path/to/python3.12 …" >&2; exit 2; }
@@ -25,6 +25,9 @@ run: install ## train and report the headline experiment (simulated data unless 
 
 test: install check ## everything: static checks, doctests, unit to end-to-end tests
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal
+
+test-slurm: install ## the tests on a real SLURM of one node, which they start themselves (Debian packages, root)
+	$(BIN)/python -m pytest -m slurm --durations=12 tests/slurm
 
 check: install ## ruff, mypy, import rules, doctests
 	$(BIN)/ruff format --check .
