@@ -14,10 +14,12 @@ __all__ = ["Axis", "Mark", "chart", "colours", "named_axis", "numeric_axis", "sh
 
 # Okabe and Ito (2008), without the yellow that is too light for lines on white.
 _DISTINCT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#7b3294")
-# Stops of a sequential map whose lightness grows evenly, dark blue to ochre; light enough ends are left out.
-_ORDERED = ((0, 45, 110), (60, 85, 115), (120, 120, 118), (170, 155, 100), (214, 190, 60))
+# Viridis without its palest end, which is lost on white.
+_ORDERED = ((68, 1, 84), (62, 74, 137), (38, 130, 142), (53, 183, 121), (160, 205, 50))
 _WIDTH, _HEIGHT = 520.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 14.0, 14.0, 46.0
+_LETTER, _LINE = 6.8, 14.0
+_LONGEST_LABEL = 14
 _WIDE_RATIO = 60.0
 
 
@@ -44,6 +46,8 @@ class Mark:
     strong: bool = False
     spread: Sequence[float | None] = field(default_factory=tuple)
     """Half the length of a bar at each point."""
+    label: str = ""
+    """What stands at the end of the line."""
 
 
 def numeric_axis(label: str, values: Sequence[float], *, log: bool | None = None, margin: float = 0.05) -> Axis:
@@ -141,7 +145,9 @@ def chart(marks: Sequence[Mark], x: Axis, y: Axis, *, stars: Sequence[tuple[obje
         y: the axis on the left.
         stars: points to mark, e.g. the best one.
     """
-    across, down = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    labels = max((min(len(mark.label), _LONGEST_LABEL) for mark in marks), default=0)
+    right = _RIGHT + (labels * _LETTER + 10 if labels else 0)
+    across, down = _WIDTH - _LEFT - right, _HEIGHT - _TOP - _BOTTOM
 
     def at(point: tuple[object, float]) -> tuple[float, float]:
         return _LEFT + across * x.place(point[0]), _TOP + down * (1 - y.place(point[1]))
@@ -149,12 +155,10 @@ def chart(marks: Sequence[Mark], x: Axis, y: Axis, *, stars: Sequence[tuple[obje
     parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" role="img" aria-label="{escape(y.label)}">']
     for share, text in y.ticks:
         height = _TOP + down * (1 - share)
-        parts.append(
-            f'<line class="grid" x1="{_LEFT:g}" x2="{_WIDTH - _RIGHT:g}" y1="{height:.1f}" y2="{height:.1f}"/>'
-        )
+        parts.append(f'<line class="grid" x1="{_LEFT:g}" x2="{_WIDTH - right:g}" y1="{height:.1f}" y2="{height:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 8:g}" y="{height + 4:.1f}" text-anchor="end">{escape(text)}</text>')
     bottom = _HEIGHT - _BOTTOM
-    parts.append(f'<line class="axis" x1="{_LEFT:g}" x2="{_WIDTH - _RIGHT:g}" y1="{bottom:g}" y2="{bottom:g}"/>')
+    parts.append(f'<line class="axis" x1="{_LEFT:g}" x2="{_WIDTH - right:g}" y1="{bottom:g}" y2="{bottom:g}"/>')
     for share, text in _thinned(x.ticks, across):
         place = _LEFT + across * share
         parts.append(f'<line class="axis" x1="{place:.1f}" x2="{place:.1f}" y1="{bottom:g}" y2="{bottom + 5:g}"/>')
@@ -165,6 +169,14 @@ def chart(marks: Sequence[Mark], x: Axis, y: Axis, *, stars: Sequence[tuple[obje
     )
     for mark in sorted(marks, key=lambda each: each.strong):
         parts.append(_drawn(mark, at))
+    ends = [(at(mark.points[-1]), mark) for mark in marks if mark.label and mark.points]
+    lowest = 0.0
+    for (_, height), mark in sorted((end for end in ends if math.isfinite(end[0][1])), key=lambda end: end[0][1]):
+        lowest = max(height + 4, lowest + _LINE)  # labels of lines that end together stand below one another
+        text = mark.label if len(mark.label) <= _LONGEST_LABEL else mark.label[: _LONGEST_LABEL - 1] + "…"
+        parts.append(
+            f'<text x="{_WIDTH - right + 8:g}" y="{lowest:.1f}" style="fill: {mark.colour}">{escape(text)}</text>'
+        )
     for star in stars:
         place, height = at(star)
         if math.isfinite(place) and math.isfinite(height):

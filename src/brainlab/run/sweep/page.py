@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from brainlab.plot.svg import Axis, Mark, chart, colours, named_axis, numeric_axis
 from brainlab.run.sweep.curves import Points, chosen
-from brainlab.run.sweep.summary import SEED, Group, groups_of
+from brainlab.run.sweep.summary import SEED, Group, Spread, groups_of
 from brainlab.run.sweep.table import Entry, best_of, columns_of, counted
 
 __all__ = ["render"]
@@ -114,11 +114,14 @@ class _Painter:
         panels = []
         for key in keys:
             x = _axis(key, [entry.settings.get(key) for entry in self.entries])
-            marks = self._means(key, groups) if len(self.keys) in (1, 2) else []
+            others = [other for other in self.keys if other != key]
+            # With two keys each line is one value of the other key; with more there is no plane to draw lines in.
+            paint = _paint(self.entries, others[0]) if len(others) == 1 else self.colour
+            marks = self._means(key, others, groups, paint) if len(others) <= 1 else []
             marks += [
                 Mark(
                     [(_number(entry.settings.get(key)), entry.metrics(self.metric)[self.metric])],
-                    self.colour(entry),
+                    paint(entry),
                     title=_title(entry, self.metric),
                     job=entry.row.num,
                     line=False,
@@ -130,31 +133,30 @@ class _Painter:
             panels.append({"title": f"{self.metric} against {key}", "svg": chart(marks, x, y, stars=star)})
         return panels
 
-    def _means(self, key: str, groups: Sequence[Group]) -> list[Mark]:
+    def _means(
+        self, key: str, others: Sequence[str], groups: Sequence[Group], paint: Callable[[Entry], str]
+    ) -> list[Mark]:
         """Means over seeds joined along one key, a line for each value of the other."""
-        others = [other for other in self.keys if other != key]
-        lines: dict[str, list[Group]] = {}
-        for group in groups:
-            if group.spread(self.metric, self.metric) is not None:
-                lines.setdefault(" ".join(str(group.settings.get(other)) for other in others), []).append(group)
-        marks = []
-        for members in lines.values():
-            order = _sorted([group.settings.get(key) for group in members])
-            members = sorted(members, key=lambda group: order.index(str(group.settings.get(key))))
-            spreads = [spread for group in members if (spread := group.spread(self.metric, self.metric))]
-            colour = self.colour(members[0].entries[0]) if others and self.key in others else "#8a94a3"
-            marks.append(
-                Mark(
-                    [
-                        (_number(group.settings.get(key)), spread.mean)
-                        for group, spread in zip(members, spreads, strict=True)
-                    ],
-                    colour,
-                    title="mean over seeds" if any(spread.n > 1 for spread in spreads) else "",
-                    spread=[spread.sd for spread in spreads],
+        lines: dict[str, list[tuple[Group, Spread]]] = {}
+        order = _sorted([group.settings.get(key) for group in groups])
+        for group in sorted(groups, key=lambda group: _rank(order, group.settings.get(key))):
+            spread = group.spread(self.metric, self.metric)
+            if spread is not None:
+                lines.setdefault(" ".join(str(group.settings.get(other)) for other in others), []).append(
+                    (group, spread)
                 )
+        seeds = any(spread.n > 1 for members in lines.values() for _, spread in members)
+        few = 1 < len(lines) <= _MOST_COLOURS
+        return [
+            Mark(
+                [(_number(group.settings.get(key)), spread.mean) for group, spread in members],
+                paint(members[0][0].entries[0]) if others else "#8a94a3",
+                title=" · ".join(part for part in (name, "mean ± sd over seeds" if seeds else "") if part),
+                spread=[spread.sd for _, spread in members],
+                label=name if few else "",
             )
-        return marks
+            for name, members in lines.items()
+        ]
 
     def curves(self, curves: Mapping[int, Mapping[str, Points]], best: Entry | None) -> list[dict[str, str]]:
         """One panel per metric with the curves of all jobs."""
@@ -180,6 +182,17 @@ class _Painter:
             )
             panels.append({"title": name, "svg": chart(marks, x, numeric_axis(name, values))})
         return panels
+
+
+def _paint(entries: Sequence[Entry], key: str) -> Callable[[Entry], str]:
+    """A colour for each value of one key."""
+    values = _sorted([entry.settings.get(key) for entry in entries])
+    table = colours(values, ordered=_are_numbers(values))
+    return lambda entry: table.get(str(entry.settings.get(key)), "#0072b2")
+
+
+def _rank(order: Sequence[str], value: Any) -> int:
+    return order.index(str(value)) if str(value) in order else len(order)
 
 
 def _summary(groups: Sequence[Group], metric: str, mode: str) -> list[dict[str, Any]]:
