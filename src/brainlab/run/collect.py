@@ -1,12 +1,14 @@
-"""The job that lines up finished runs in one table, and says how two of them differ."""
+"""The job that lines up runs in one table, and says how two of them differ."""
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 import logging
+import os
+import socket
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,24 @@ from brainlab.errors import ConfigError, InvalidFile
 from brainlab.run.context import Run
 from brainlab.run.directory import read_json, write_json
 from brainlab.run.fingerprint import differing_keys, flatten, matters
+from brainlab.run.tables import csv_text, differing_columns, natural, show
 
-__all__ = ["Collect", "find_runs", "row_of", "table_of"]
+__all__ = ["Collect", "find_runs", "find_sweeps", "row_of", "table_of"]
 
 log = logging.getLogger(__name__)
 
-_MOST_SHOWN = 60
+_SILENT_S = 60.0
+"""A run that says nothing for four of its heartbeats is not running any more."""
+_PARTS_OF_RUNS = {"stages", "evaluations"}
+_ALWAYS_SHOWN = ("run", "state", "best", "value", "note")
+_NEVER_SHOWN = ("run_dir", "mlflow_run_id", "low", "high", "wall_s", "chance")
 
 
 class Collect:
     """Read runs and write ``collect.csv``; for two runs also ``diff.csv`` with the keys that differ.
+
+    A sweep's folder is brought up to date first, as if somebody had waited for it: its jobs are looked up on the
+    cluster, its files are written anew, and its run in the tracker is closed once all jobs have ended.
 
     Args:
         runs: run directories, sweep directories, folders above them, or glob patterns.
@@ -42,30 +52,55 @@ class Collect:
             )
         self.runs = [runs] if isinstance(runs, str) else [str(each) for each in runs]
 
+    def check(self, cfg: DictConfig) -> None:
+        """
+        Raises:
+            ConfigError: a place where nothing is, or no run.
+        """
+        for place in self.runs:
+            try:
+                if not find_runs([place]) and not find_sweeps([place]):
+                    raise InvalidFile("runs", place, "expected a directory with runs in it")
+            except InvalidFile as error:
+                raise ConfigError(
+                    "runs",
+                    place,
+                    error.expected,
+                    where="command line",
+                    hint="a run's folder holds status.json, a sweep's holds sweep.json",
+                ) from None
+
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
-        folders = [folder for folder in find_runs(self.runs) if folder != run.path]
+        sweeps = [_collected(folder) for folder in find_sweeps(self.runs)]
+        jobs = {Path(row.run_dir): row for sweep in sweeps for row in sweep.rows.values()}
+        folders = [folder for folder in find_runs(self.runs) if folder != run.path and _is_of_interest(folder)]
+        folders = sorted(dict.fromkeys([*folders, *jobs]), key=natural)
         if not folders:
             raise InvalidFile("runs", ", ".join(self.runs), "expected at least one directory with a status.json")
-        rows = table_of(folders)
-        run.directory.write("collect.csv", _csv(rows))
-        _show(_for_screen(rows), f"{len(rows)} runs")
-        states = [row["state"] for row in rows]
-        counts = (
-            states.count("COMPLETED"),
-            states.count("FAILED"),
-            len(states) - states.count("COMPLETED") - states.count("FAILED"),
-        )
-        log.info("%d completed, %d failed, %d other · %s", *counts, run.path / "collect.csv")
+        rows = table_of(folders, jobs)
+        run.directory.write("collect.csv", csv_text(rows))
+        if len(sweeps) != 1 or set(folders) != set(jobs):  # else the sweep has shown exactly these
+            show(_for_screen(rows), f"{len(rows)} runs")
+        log.info("%s · %s", _counted([row["state"] for row in rows]), run.path / "collect.csv")
         if len(folders) == 2:
-            differing = difference(*folders)
-            run.directory.write("diff.csv", _csv(differing) if differing else "key\n")
-            if differing:
-                _show(differing, "keys that differ")
-            else:
-                log.info("both runs have the same configuration")
+            self._tell_difference(run, *folders)
         run.settle_fingerprint()
         write_json(run.directory.results, {"state": "COMPLETED", "runs": rows, "best": {}})
+        for sweep in sweeps:
+            sweep.raise_if_failed()
         return None
+
+    def _tell_difference(self, run: Run, one: Path, other: Path) -> None:
+        silent = [folder for folder in (one, other) if not (folder / "resolved.yaml").exists()]
+        if silent:
+            log.warning("%s has not written down its configuration yet; there is nothing to compare", silent[0])
+            return
+        rows = difference(one, other)
+        run.directory.write("diff.csv", csv_text(rows) if rows else "key\n")
+        if rows:
+            show(rows, "keys that differ")
+        else:
+            log.info("both runs have the same configuration")
 
 
 def find_runs(places: Iterable[str]) -> list[Path]:
@@ -75,30 +110,45 @@ def find_runs(places: Iterable[str]) -> list[Path]:
         InvalidFile: a place that does not exist.
     """
     found: dict[Path, None] = {}
-    for place in places:
-        matches = sorted(glob.glob(str(Path(place).expanduser())))
-        if not matches:
-            raise InvalidFile("runs", place, "expected an existing directory")
-        for match in matches:
-            root = Path(match).absolute()
-            inside = [root / "status.json"] if (root / "status.json").exists() else sorted(root.rglob("status.json"))
-            for file in inside:
-                if not {"stages", "evaluations"} & set(file.relative_to(root).parts):
-                    found[file.parent] = None
-    return sorted(found, key=_natural)
+    for root in _roots(places):
+        inside = [root / "status.json"] if (root / "status.json").exists() else sorted(root.rglob("status.json"))
+        for file in inside:
+            if not _PARTS_OF_RUNS & set(file.relative_to(root).parts):
+                found[file.parent] = None
+    return sorted(found, key=natural)
 
 
-def row_of(folder: Path) -> dict[str, Any]:
-    """One run as one row: state, monitored score, headline metric with its interval, time, place."""
+def find_sweeps(places: Iterable[str]) -> list[Path]:
+    """Every sweep's folder in or under ``places``."""
+    found: dict[Path, None] = {}
+    for root in _roots(places):
+        inside = [root / "sweep.json"] if (root / "sweep.json").exists() else sorted(root.rglob("sweep.json"))
+        for file in inside:
+            content = read_json(file)
+            if isinstance(content, Mapping) and "brainlab_sweep" in content:
+                found[file.parent] = None
+    return sorted(found, key=natural)
+
+
+def row_of(folder: Path, job: Any = None) -> dict[str, Any]:
+    """One run as one row: state, monitored score, headline metric with its interval, time, place.
+
+    Args:
+        folder: the run directory, which may not exist yet.
+        job: what a sweep knows of it; it knows the queue, which the directory does not.
+    """
     status, results = read_json(folder / "status.json") or {}, read_json(folder / "results.json") or {}
     best, monitor = results.get("best") or {}, results.get("monitor") or {}
     headline = (results.get("metrics") or {}).get(results.get("headline") or "") or {}
     attempts = status.get("attempts") or [{}]
     tracker = folder / "mlflow_run_id"
+    state, note = _state(status)
+    if job is not None:
+        state, note = job.state, job.reason or (note if state == job.state else None)
     return {
         "run": folder.name,
         "experiment": results.get("experiment"),
-        "state": status.get("state"),
+        "state": state,
         "data_source": results.get("data_source"),
         "seed": results.get("seed"),
         "monitor": monitor.get("metric"),
@@ -109,80 +159,150 @@ def row_of(folder: Path) -> dict[str, Any]:
         "high": headline.get("high"),
         "chance": headline.get("chance"),
         "wall_s": results.get("wall_s"),
-        "slurm_job_id": attempts[-1].get("slurm_job_id"),
+        "slurm_job_id": attempts[-1].get("slurm_job_id") or (job.job_id if job is not None else None),
         "mlflow_run_id": tracker.read_text().strip() if tracker.exists() else None,
+        "note": note,
         "run_dir": str(folder),
     }
 
 
-def table_of(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """One row per run; configuration keys in which the runs differ become columns after the state."""
-    configs = [flatten(_config(folder)) for folder in folders]
-    keys = sorted({key for config in configs for key in config if matters(key) or key.startswith("trainer.max_")})
-    swept = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+def table_of(folders: Sequence[Path], jobs: Mapping[Path, Any] | None = None) -> list[dict[str, Any]]:
+    """One row per run; configuration keys in which the runs differ become columns after the state.
+
+    Args:
+        folders: run directories.
+        jobs: what sweeps know of those that are theirs.
+    """
+    configs = [_flat(_config(folder)) for folder in folders]
+    swept = differing_columns([config for config in configs if config])
+    labels = _names(folders)
     rows = []
-    for folder, config in zip(folders, configs, strict=True):
-        row = row_of(folder)
-        first = {name: row.pop(name) for name in ("run", "experiment", "state")}
-        rows.append({**first, **{key: config.get(key) for key in swept if key != "seed"}, **row})
+    for folder, config, label in zip(folders, configs, labels, strict=True):
+        row = row_of(folder, (jobs or {}).get(folder))
+        first = {"run": label, "experiment": row["experiment"] or config.get("experiment_name"), "state": row["state"]}
+        if row["seed"] is None:
+            row["seed"] = config.get("seed")
+        rest = {key: value for key, value in row.items() if key not in first}
+        rows.append({**first, **{key: config.get(key) for key in swept if key not in (*first, *rest)}, **rest})
     return rows
 
 
 def difference(one: Path, other: Path) -> list[dict[str, Any]]:
     """The keys in which the configurations of two runs differ."""
     keys = differing_keys(_config(one), _config(other))
-    return [{"key": key, one.name: before, other.name: after} for key, (before, after) in keys.items()]
+    names = _names([one, other])
+    return [{"key": key, names[0]: before, names[1]: after} for key, (before, after) in keys.items()]
+
+
+def _roots(places: Iterable[str]) -> list[Path]:
+    found: list[Path] = []
+    for place in places:
+        pattern = os.path.abspath(os.path.expanduser(place))
+        matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            is_pattern = glob.has_magic(place)
+            raise InvalidFile(
+                "runs",
+                place,
+                f"expected {'a pattern that matches something' if is_pattern else 'an existing directory'}",
+            )
+        found += [Path(match) for match in matches if os.path.isdir(match)]
+        if not any(os.path.isdir(match) for match in matches):
+            raise InvalidFile("runs", place, "expected a directory, not a file")
+    return found
+
+
+def _collected(folder: Path) -> Any:
+    from brainlab.run.sweep.record import collect_sweep
+
+    sweep = collect_sweep(folder)
+    sweep.show()
+    return sweep
+
+
+def _state(status: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The state of a run by what it last wrote, and what there is to say of it."""
+    state, error = status.get("state"), status.get("error")
+    if state != "RUNNING":
+        return state, None if state == "COMPLETED" else error
+    attempt = (status.get("attempts") or [{}])[-1]
+    silence = _seconds_since(status.get("heartbeat"))
+    here = attempt.get("host") == socket.gethostname()
+    if silence is not None and silence > _SILENT_S and not (here and _is_alive(attempt.get("pid"))):
+        return "LOST", f"no sign of life for {_span(silence)}"
+    return state, f"attempt {len(status.get('attempts') or [])}"
+
+
+def _seconds_since(stamp: Any) -> float | None:
+    try:
+        return (datetime.now().astimezone() - datetime.fromisoformat(str(stamp))).total_seconds()
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_alive(pid: Any) -> bool:
+    """Whether a process of this machine lives; one that is stopped lives too, though its heart does not beat."""
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _is_of_interest(folder: Path) -> bool:
+    """A table of runs says nothing of those that only made tables."""
+    job = _config(folder).get("job")
+    return not (isinstance(job, Mapping) and str(job.get("_target_")).endswith(".Collect"))
 
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "resolved.yaml"
-    return OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}  # type: ignore[return-value]
+    return _read(path, path.stat().st_mtime_ns) if path.exists() else {}
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([{key: "" if value is None else value for key, value in row.items()} for row in rows])
-    return text.getvalue()
+@lru_cache(maxsize=4096)
+def _read(path: Path, changed_ns: int) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flatten(config).items() if matters(key) or key.startswith("trainer.max_")}
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Folder names, with the folder above where they are not different."""
+    names = [folder.name for folder in folders]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{folder.parent.name}/{folder.name}" for folder in folders]
+
+
+def _counted(states: Sequence[str | None]) -> str:
+    names = ("COMPLETED", "FAILED", "LOST", "RUNNING", "PENDING", "PREEMPTED", "CANCELLED")
+    told = [f"{states.count(name)} {name.lower()}" for name in names if name in states or name in names[:2]]
+    unknown = sum(state not in names for state in states)
+    return ", ".join(told) + (f", {unknown} unknown" if unknown else "")
 
 
 def _for_screen(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The columns that tell the runs apart, and their scores; ``collect.csv`` holds all of them."""
-    always, never = ("run", "state", "best", "value"), ("run_dir", "mlflow_run_id", "low", "high", "wall_s", "chance")
     chosen = [
-        key for key in rows[0] if key in always or (key not in never and len({repr(row[key]) for row in rows}) > 1)
+        key
+        for key in rows[0]
+        if key in _ALWAYS_SHOWN or (key not in _NEVER_SHOWN and len({repr(row[key]) for row in rows}) > 1)
     ]
-    monitors, headlines = ({row[key] for row in rows} for key in ("monitor", "headline"))
-    names = {
-        "best": f"best {next(iter(monitors))}" if len(monitors) == 1 else "best",
-        "value": str(next(iter(headlines)) or "value") if len(headlines) == 1 else "value",
-    }
-    return [{names.get(key, key): row[key] for key in chosen} for row in rows]
-
-
-def _show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows[:_MOST_SHOWN]:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    console = Console()
-    console.print(table)
-    if len(rows) > _MOST_SHOWN:
-        console.print(f"… and {len(rows) - _MOST_SHOWN} more")
-
-
-def _cell(value: Any) -> str:
-    from rich.markup import escape
-
-    return "" if value is None else escape(f"{value:.4g}" if isinstance(value, float) else str(value))
-
-
-def _natural(path: Path) -> tuple[str, int, str]:
-    """Sweep jobs are numbered folders: 2 comes before 10."""
-    return (str(path.parent), int(path.name) if path.name.isdigit() else -1, path.name)
+    names = {}
+    for column, source in (("best", "monitor"), ("value", "headline")):
+        common = {row[source] for row in rows} - {None}
+        if len(common) == 1:
+            names[column] = f"best {common.pop()}" if column == "best" else str(common.pop())
+    hidden = {source for column, source in (("best", "monitor"), ("value", "headline")) if column in names}
+    return [{names.get(key, key): row[key] for key in chosen if key not in hidden} for row in rows]

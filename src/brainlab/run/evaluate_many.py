@@ -16,7 +16,7 @@ from brainlab.errors import BrainlabError, ConfigError
 from brainlab.run.context import Run
 from brainlab.run.directory import RunDirectory, read_json, write_json
 from brainlab.run.fingerprint import flatten, matters
-from brainlab.run.tables import csv_text, natural, show
+from brainlab.run.tables import csv_text, differing_columns, natural, show
 
 __all__ = ["EVALUATED", "NotAllEvaluated", "evaluate_all", "find_checkpoints", "labels_of"]
 
@@ -212,9 +212,7 @@ def _conclude(cfg: DictConfig, run: Run, rows: Sequence[dict[str, Any]]) -> None
 def _wide(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per checkpoint: what it was trained with where that differs, its headline with what it is read against,
     then every other metric."""
-    configs = [row["config"] for row in rows if row["config"]]
-    keys = sorted({key for config in configs for key in config})
-    swept = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    swept = differing_columns([row["config"] for row in rows if row["config"]])
     others = dict.fromkeys(name for row in rows for name in row["metrics"])
     table = []
     for row in rows:

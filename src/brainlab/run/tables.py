@@ -1,15 +1,16 @@
-"""Rows as a table: on the screen, as CSV, and in the order in which people count."""
+"""Rows as a table: on the screen, as CSV, which columns set them apart, and in what order people count."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["csv_text", "natural", "show"]
+__all__ = ["csv_text", "differing_columns", "natural", "show"]
 
 _MOST_SHOWN = 60
 
@@ -24,20 +25,28 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Print a table; columns without any value are left out."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Print a table, one line per row; columns without any value are left out."""
     columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows[:_MOST_SHOWN]:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    console = Console()
-    console.print(table)
+    cells = [columns, *([_cell(row[column]) for column in columns] for row in rows[:_MOST_SHOWN])]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    print(f"── {title}")
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     if len(rows) > _MOST_SHOWN:
-        console.print(f"… and {len(rows) - _MOST_SHOWN} more")
+        print(f"… and {len(rows) - _MOST_SHOWN} more")
+    sys.stdout.flush()
+
+
+def differing_columns(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which flat configurations differ; what only repeats a top-level key (``data.seed``) is left out.
+
+    >>> differing_columns([{"seed": 0, "data.seed": 0, "a": 1}, {"seed": 1, "data.seed": 1, "a": 1}])
+    ['seed']
+    """
+    keys = sorted({key for config in configs for key in config})
+    values = {key: [config.get(key) for config in configs] for key in keys}
+    differing = [key for key in keys if len({repr(value) for value in values[key]}) > 1]
+    return [key for key in differing if "." not in key or values.get(key.rpartition(".")[2]) != values[key]]
 
 
 def natural(path: Path | str) -> list[tuple[int, int, str]]:
@@ -50,6 +59,4 @@ def natural(path: Path | str) -> list[tuple[int, int, str]]:
 
 
 def _cell(value: Any) -> str:
-    from rich.markup import escape
-
-    return "" if value is None else escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
