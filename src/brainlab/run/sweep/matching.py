@@ -48,7 +48,7 @@ def identify(cfg: DictConfig) -> Identity:
     hydra = HydraConfig.instance()
     published = hydra.cfg
     if "hydra" in cfg:  # values may mention ${hydra:…}, which is read from what is published
-        hydra.set_config(cfg)
+        hydra.cfg = cfg  # type: ignore[assignment]
     try:
         return _identify(cfg)
     finally:

@@ -62,7 +62,7 @@ def render(
         best=best,
         best_report=_report_of(best),
         best_group=next((group for group in groups if best in group.entries), None),
-        groups=_summary(groups, metric, mode) if any(len(group.entries) > 1 for group in groups) else [],
+        groups=_summary(groups, metric, mode) if SEED in swept else [],
         keys=[key for key in swept if key != SEED],
         counts=counted(states),
         ended=all(entry.row.ended for entry in entries),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time
@@ -372,11 +373,13 @@ def collect_sweep(folder: Path) -> SweepRecord:
         folder: the sweep's folder.
     """
     record = SweepRecord.load(folder)
-    try:
-        with record:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(record)
+        except ConfigError:
+            _say(f"{record.folder} is being followed by the process that started it; this is its latest word")
+        else:
             record.finish()
-    except ConfigError:
-        _say(f"{record.folder} is being followed by the process that started it; this is its latest word")
     return record
 
 
