@@ -137,9 +137,13 @@ class SlurmCluster:
         return {job_id: f"{state.split()[0]} {code}" for job_id, state, code in lines}
 
     def processes(self, job_id: str) -> list[int]:
-        """The processes on this machine that belong to a task, srun's children included, the batch script not."""
-        numbers = self.ask("scontrol", "listpids", job_id).splitlines()[1:]
-        return [int(line.split()[0]) for line in numbers if line.split()[2] not in ("batch", "extern")]
+        """The processes that srun started for a task; those of the batch script are not among them."""
+        # Tasks of an array have a number of their own, which is the only one that this command takes.
+        raw = re.search(r"JobId=(\d+)", self.ask("scontrol", "-o", "show", "job", job_id))
+        assert raw is not None
+        done = subprocess.run(["scontrol", "listpids", raw[1]], capture_output=True, text=True, timeout=60)
+        lines = [line.split() for line in done.stdout.splitlines()[1:]]
+        return [int(line[0]) for line in lines if line[1] == raw[1] and line[2] not in ("batch", "extern")]
 
     def preempt(self, seconds: float = 0.0) -> subprocess.CompletedProcess[str]:
         """Take the whole node from the jobs in the default partition, and give it back."""
