@@ -30,8 +30,8 @@ class Light:
         waits: the cases that wait to be ended from outside.
         seconds: how long the others take.
 
-    ``LIGHT_JOB_TROUBLE`` names a JSON file with more of ``raises`` and ``waits``: trouble that comes from outside and not
-    with the configuration, so that the same configuration can be run again without it.
+    ``LIGHT_JOB_TROUBLE`` names a JSON file with more of ``raises`` and ``waits``: trouble from outside, so that the same
+    configuration can be run again without it.
     """
 
     def __init__(
