@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from brainlab.data.sampling import ResumableSampler, already_collated
 from brainlab.data.splits import PARTS, TimeSplit, group_split, time_split
 from brainlab.data.windows import RandomWindows, Windows, regular_windows, stretches_of
-from brainlab.datasets.recordings import companions, find_recordings
+from brainlab.datasets.recordings import companions, find_recordings, recordings_of
 from brainlab.errors import InvalidValue
 from brainlab.io.cache import Cache, code_digest
 from brainlab.io.store import Session, Store
@@ -130,6 +130,7 @@ class Recordings(LightningDataModule):
         cache_dir: where prepared (and simulated) recordings are kept.
         root: folder of recordings; null simulates.
         include: glob pattern or patterns below ``root``; without a slash they match file names at any depth.
+        subject: recordings of this person only, by name (``sub-07``) or number; null takes everyone.
         size: of the simulation, "tiny" or "default"; ignored with files.
         window_s: length of a window, a multiple of ``patch_s``.
         patch_s: length of a patch.
@@ -156,6 +157,7 @@ class Recordings(LightningDataModule):
         cache_dir: str,
         root: str | None = None,
         include: str | Sequence[str] = "*",
+        subject: str | int | None = None,
         size: Literal["tiny", "default"] = "default",
         window_s: float = 4.0,
         patch_s: float = 1.0,
@@ -202,7 +204,7 @@ class Recordings(LightningDataModule):
             raise InvalidValue("data.windows_per_epoch", windows_per_epoch, "expected at least 1, or null")
         self.plan = Preparation(sfreq_hz, l_freq_hz, h_freq_hz, notch_hz, ("eeg",), unit_uv * 1e-6)
         self.cache, self.root = Cache(cache_dir), None if root is None else Path(root).expanduser()
-        self.include, self.size, self.on_error = include, size, on_error
+        self.include, self.subject, self.size, self.on_error = include, subject, size, on_error
         self.split_kind, self.fractions, self.guard_s = split, tuple(fractions), guard_s
         self.avoid_bad = avoid_bad
         self.batch_size, self.windows_per_epoch = batch_size, windows_per_epoch
@@ -227,6 +229,8 @@ class Recordings(LightningDataModule):
                 "recordings_simulated", {"size": self.size, **_SIMULATION, "code": code}, {}, simulate
             )
         files = find_recordings(folder, self.include)
+        if self.subject is not None:
+            files = recordings_of(self.subject, files)
         parts = sorted({part for file in files for part in companions(file.path)})
         recipe = {**self.plan.recipe(), "on_error": self.on_error, "sessions": [file.name for file in files]}
         inputs = {"files": self.cache.fingerprint_files(parts, folder)}

@@ -29,6 +29,7 @@ __all__ = ["AlignmentTrials", "ThingsNsdData"]
 log = logging.getLogger(__name__)
 
 _THUMBNAIL_PX = 96
+_EEG_SUBJECTS, _FMRI_SUBJECTS = 10, 8  # of the real data sets
 
 
 class AlignmentTrials(Dataset[dict[str, Tensor]]):
@@ -72,6 +73,7 @@ class ThingsNsdData(LightningDataModule):
         nsd_root: folder of NSD.
         cache_dir: where prepared (and simulated) data are kept.
         size: of the simulation; ignored with files.
+        subject: one person with EEG by number, in place of ``eeg_subjects``: what an array of preparations sweeps over.
         eeg_subjects: whose EEG.
         nsd_subjects: whose fMRI; several: only pictures matched in every one are used.
         eeg_container: which of the released files (see :mod:`brainlab.datasets.things_eeg`); null takes what is there.
@@ -118,6 +120,7 @@ class ThingsNsdData(LightningDataModule):
         things_root: str | None = None,
         nsd_root: str | None = None,
         size: Literal["tiny", "default"] = "default",
+        subject: int | None = None,
         eeg_subjects: Sequence[str] = ("sub-01",),
         nsd_subjects: Sequence[str] = ("subj01", "subj02"),
         eeg_container: Literal["250hz", "250hz_white", "100hz"] | None = None,
@@ -171,6 +174,12 @@ class ThingsNsdData(LightningDataModule):
         ):
             if value not in known:
                 raise InvalidValue(f"data.{name}", value, f"expected one of {', '.join(known)}")
+        if subject is not None:
+            if not isinstance(subject, int) or isinstance(subject, bool) or subject < 1:
+                raise InvalidValue(
+                    "data.subject", subject, "expected the number of a person with EEG, from 1 on, or null"
+                )
+            eeg_subjects = (f"sub-{subject:02d}",)
         for name, subjects in (("eeg_subjects", eeg_subjects), ("nsd_subjects", nsd_subjects)):
             if isinstance(subjects, str) or not subjects or len(set(subjects)) != len(subjects):
                 raise InvalidValue(f"data.{name}", subjects, "expected a list of different subjects, at least one")
@@ -231,7 +240,7 @@ class ThingsNsdData(LightningDataModule):
             ridge_files=None if ridge_files is None else dict(ridge_files),
         )
         self.cache = Cache(cache_dir)
-        self.things_root, self.nsd_root = things_root, nsd_root
+        self.things_root, self.nsd_root, self.subject = things_root, nsd_root, subject
         self.size: Literal["tiny", "default"] = size
         self.simulation_seed = simulation_seed
         self.patch_s = float(patch_s)
@@ -258,14 +267,36 @@ class ThingsNsdData(LightningDataModule):
     def _simulate(self) -> Path:
         from brainlab.synthetic import image_pairs
 
+        people = self._simulated_people()
+
         def build(folder: Path) -> None:
             log.info("simulating THINGS-EEG2 and NSD of size %s", self.size)
-            image_pairs.write_image_pairs(folder / "things_eeg2", folder / "nsd", self.size, self.simulation_seed)
+            image_pairs.write_image_pairs(
+                folder / "things_eeg2", folder / "nsd", self.size, self.simulation_seed, **people
+            )
 
         # The code that draws the data is part of what they are.
         code = code_digest(*(f"synthetic/{name}.py" for name in ("image_pairs", "latents", "nsd", "things_eeg")))
-        recipe = {"size": self.size, "seed": self.simulation_seed, "code": code}
+        recipe = {"size": self.size, "seed": self.simulation_seed, "code": code, **people}
         return self.cache.get("image_pairs_simulated", recipe, {}, build)
+
+    def _simulated_people(self) -> dict[str, int]:
+        """How many people to simulate where somebody is asked for whom the simulation usually lacks.
+
+        Then it has as many as the real data sets; so it does with ``subject``, because the members of an array of
+        preparations are to share one simulation.
+        """
+        from brainlab.synthetic.image_pairs import SIZES
+
+        found = {}
+        for key, names, usual, everyone in (
+            ("n_eeg_subjects", self.settings.eeg_subjects, SIZES[self.size].n_eeg_subjects, _EEG_SUBJECTS),
+            ("n_fmri_subjects", self.settings.nsd_subjects, SIZES[self.size].n_fmri_subjects, _FMRI_SUBJECTS),
+        ):
+            numbers = [int(name[-2:]) for name in names if name[-2:].isdecimal()]
+            if max(numbers, default=0) > usual or (key == "n_eeg_subjects" and self.subject is not None):
+                found[key] = everyone
+        return found
 
     def setup(self, stage: str | None = None) -> None:
         """Open the records (of another process's preparation, where it was that one that prepared)."""

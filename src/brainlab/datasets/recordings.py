@@ -15,7 +15,7 @@ from pathlib import Path
 
 from brainlab.errors import InvalidFile, InvalidValue
 
-__all__ = ["READABLE", "RecordingFile", "channel_kind", "companions", "find_recordings", "names_of"]
+__all__ = ["READABLE", "RecordingFile", "channel_kind", "companions", "find_recordings", "names_of", "recordings_of"]
 
 READABLE = (
     *(".fif", ".fif.gz", ".set", ".edf", ".bdf", ".gdf", ".vhdr", ".cnt", ".sqd", ".con", ".nxe", ".lay"),
@@ -91,6 +91,30 @@ def find_recordings(root: str | Path, include: str | Sequence[str] = "*") -> lis
         )
     files = [names_of(path, folder) for path in chosen]
     return _unique(files, folder)
+
+
+def recordings_of(subject: str | int, files: Sequence[RecordingFile]) -> list[RecordingFile]:
+    """The recordings of one person.
+
+    Args:
+        subject: the name that a file's path gives (``sub-07``, or what follows ``sub-``), or its number.
+        files: as :func:`find_recordings` lists them.
+
+    Raises:
+        InvalidValue: nobody is called that; the sentence names who is there.
+    """
+    wanted = str(subject)
+
+    def is_meant(name: str) -> bool:
+        label = name.removeprefix("sub-")
+        return wanted in (name, label) or (wanted.isdecimal() and label.isdecimal() and int(wanted) == int(label))
+
+    chosen = [file for file in files if is_meant(file.subject)]
+    if not chosen:
+        there = sorted({file.subject for file in files})
+        listed = ", ".join(there[:_LISTED]) + (f" and {len(there) - _LISTED} more" if len(there) > _LISTED else "")
+        raise InvalidValue("data.subject", subject, f"expected one of {listed}")
+    return chosen
 
 
 def names_of(path: Path, root: Path) -> RecordingFile:

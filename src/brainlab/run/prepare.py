@@ -7,6 +7,7 @@ import logging
 from omegaconf import DictConfig
 
 from brainlab.run.context import Run
+from brainlab.run.loading import loading
 
 __all__ = ["Prepare"]
 
@@ -14,15 +15,20 @@ log = logging.getLogger(__name__)
 
 
 class Prepare:
-    """Build whatever is missing in the cache and report what the data are."""
+    """Build whatever is missing in the cache and report what the data are.
+
+    Several may run at the same time and share a cache, as in ``brainlab -m job=prepare data.subject=range(1,11)``:
+    what they have in common is built by the first and awaited by the others.
+    """
 
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
         log.info("loading the data libraries …")
-        from brainlab.run import assemble, conclude
-        from brainlab.run.directory import write_json
-        from brainlab.run.report import write_report
+        with loading():
+            from brainlab.run import assemble, conclude
+            from brainlab.run.directory import write_json
+            from brainlab.run.report import write_report
 
-        data = assemble.build_data(cfg)
+            data = assemble.build_data(cfg)
         assemble.prepare(data)
         fingerprint = run.settle_fingerprint(data)
         results = conclude.results_of(cfg, run, None, data=data, best={}, fingerprint=fingerprint)
