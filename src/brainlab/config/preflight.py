@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import string
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -18,15 +18,20 @@ from brainlab.config.explain import explain, is_composition_error
 from brainlab.config.overrides import check_overrides, read_overrides
 from brainlab.config.previous import PREVIOUS, find_previous
 from brainlab.config.schema import ALLOWED_TARGETS
+from brainlab.config.search_space import check_settings, is_search, read_space, refuse_fractions, refuse_intervals
 from brainlab.config.targets import admitted, allowed_targets
 from brainlab.config.validate import all_targets, validate, validate_hydra
 from brainlab.errors import ConfigError
 
-__all__ = ["combinations", "explained", "preflight"]
+__all__ = ["combinations", "explained", "judged", "preflight"]
 
 
-def preflight(line: CommandLine) -> bool:
+def preflight(line: CommandLine, script: Callable[[DictConfig, int], str | None] | None = None) -> bool:
     """Check the command line and the configuration it makes.
+
+    Args:
+        line: what was typed.
+        script: what a cluster would be given for so many jobs; ``dry=true`` shows it.
 
     Returns:
         whether Hydra should go on; False for ``validate`` and ``dry``, which end here.
@@ -73,7 +78,7 @@ def preflight(line: CommandLine) -> bool:
         _announce_targets(composer, jobs)
         if not (cfg.validate or cfg.dry):
             return True
-        _report(cfg, jobs)
+        _report(cfg, jobs, script)
         return False
     finally:
         composing.forget()
@@ -106,12 +111,19 @@ def composed(composer: Composer, overrides: Sequence[Override], *, multirun: boo
 
 
 def combinations(composer: Composer, cfg: DictConfig, arguments: Sequence[str] | None = None) -> list[list[str]]:
-    """The overrides of every job of a sweep, in order."""
+    """The overrides of every job of a sweep, in order; of a search, those of trials at the ends of its space."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     words = [f"{key}={value}" for key, value in (OmegaConf.select(cfg, "hydra.sweeper.params") or {}).items()]
     words += list(cfg.hydra.overrides.task if arguments is None else arguments)
-    return BasicSweeper.split_arguments(composer.parse(words), None)[0]
+    overrides = composer.parse(words)
+    check_settings(cfg)
+    if is_search(cfg):
+        space = read_space(overrides, cfg.sweep.method)
+        refuse_fractions(space, cfg)
+        return space.probes()
+    refuse_intervals(overrides)
+    return BasicSweeper.split_arguments(overrides, None)[0]
 
 
 def _check_combination(composer: Composer, master: DictConfig, words: Sequence[str]) -> DictConfig:
@@ -142,6 +154,21 @@ def _check_combination(composer: Composer, master: DictConfig, words: Sequence[s
     validate(cfg, origins)
     _job_agrees(cfg)
     return cfg
+
+
+def judged(loader: Any, master: DictConfig, words: Sequence[str]) -> DictConfig:
+    """Compose and check one job of a sweep whose combinations nobody knew beforehand.
+
+    Args:
+        loader: Hydra's own.
+        master: the sweep's configuration.
+        words: the overrides of the job.
+
+    Raises:
+        ConfigError: it cannot run.
+    """
+    composer = Composer(master.hydra.job.config_name, loader=loader)
+    return _check_combination(composer, master, words)
 
 
 def _announce_targets(composer: Composer, jobs: Sequence[DictConfig]) -> None:
@@ -202,7 +229,9 @@ def _launcher_needs_multirun(line: CommandLine, cfg: DictConfig, multirun: bool)
     )
 
 
-def _report(cfg: DictConfig, jobs: Sequence[DictConfig]) -> None:
+def _report(
+    cfg: DictConfig, jobs: Sequence[DictConfig], script: Callable[[DictConfig, int], str | None] | None
+) -> None:
     if cfg.validate == "full":
         _import_all(jobs)
     noun = "job" if len(jobs) == 1 else "jobs"
@@ -211,6 +240,9 @@ def _report(cfg: DictConfig, jobs: Sequence[DictConfig]) -> None:
     if cfg.dry:
         for number, job in enumerate(jobs):
             print(f"  {number}: {' '.join(job.hydra.overrides.task) or '(defaults)'}")
+        text = script(cfg, len(jobs)) if script is not None else None
+        if text is not None:
+            print(f"sbatch would be given, for {len(jobs)} {noun}:\n{text}")
     sys.stdout.flush()
 
 
