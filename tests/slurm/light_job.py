@@ -30,7 +30,7 @@ class Light:
         waits: the cases that wait to be ended from outside.
         seconds: how long the others take.
 
-    ``LIGHT_JOB_TROUBLE`` names a JSON file with more of ``raises`` and ``waits``: trouble from outside, so that the same
+    ``LIGHT_JOB_TROUBLE`` names a JSON file with more ``raises`` and ``waits``: trouble from outside, so that the same
     configuration can be run again without it.
     """
 
