@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from brainlab.run.directory import read_json, write_json
+from brainlab.io.atomic import write_atomically
+from brainlab.run.directory import jsonable, read_json
 from brainlab.run.fingerprint import flatten, of_config
 from brainlab.run.status import now
 from brainlab.run.sweep.matching import Identity, common
@@ -30,28 +32,46 @@ class Ledger:
     swept: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """``experiment``, ``start``, ``metric``, ``mode``, ``launcher``, ``logger``, ``mlflow_run_id``, ``code`` …"""
+    _shared: tuple[dict[str, Any], dict[int, dict[str, Any]], list[str]] | None = None
+
+    def add(self, row: JobRow, identity: Identity) -> None:
+        """A new job, or an old one that runs again."""
+        self.rows[row.num], self.identities[row.num] = row, identity
+        self._shared = None
+
+    def shared(self) -> tuple[dict[str, Any], dict[int, dict[str, Any]], list[str]]:
+        """The leaves that all jobs have in common, those of each job beside them, and the derived keys."""
+        if self._shared is None:
+            base = common(identity.leaves for identity in self.identities.values())
+            own = {
+                number: {key: value for key, value in identity.leaves.items() if key not in base}
+                for number, identity in self.identities.items()
+            }
+            derived = sorted(frozenset().union(*(identity.derived for identity in self.identities.values())))
+            self._shared = base, own, derived
+        return self._shared
 
 
 def write(folder: Path, ledger: Ledger) -> None:
-    """Replace ``sweep.json``; what all jobs have in common is written once."""
-    base = common(identity.leaves for identity in ledger.identities.values())
-    derived = sorted(frozenset().union(*(identity.derived for identity in ledger.identities.values())))
-    jobs = []
-    for number, row in sorted(ledger.rows.items()):
-        leaves = ledger.identities[number].leaves
-        own = {key: value for key, value in leaves.items() if key not in base}
-        jobs.append({**row.to_dict(), "own": own})
-    content = {
-        "brainlab_sweep": _VERSION,
-        **ledger.facts,
-        "written": now(),
-        "swept": ledger.swept,
-        "jobs": jobs,
-        "base_fingerprint": of_config(base).config if base else None,
-        "base": base,
-        "derived": derived,
-    }
-    write_json(folder / FILE, content)
+    """Replace ``sweep.json``; what all jobs have in common is written once, and each job is one line."""
+    base, own, derived = ledger.shared()
+    head = {"brainlab_sweep": _VERSION, **ledger.facts, "written": now(), "swept": ledger.swept}
+    tail = {"base_fingerprint": of_config(base).config if base else None, "base": base, "derived": derived}
+    jobs = [_line({**row.to_dict(), "own": own[number]}) for number, row in sorted(ledger.rows.items())]
+    # Written after every change of every job, so by hand: the encoder that indents is slow.
+    lines = [
+        *(f" {_line(key)}: {_line(value)}," for key, value in head.items()),
+        ' "jobs": [\n  ' + ",\n  ".join(jobs) + "\n ],",
+        ",\n".join(f" {_line(key)}: {_line(value)}" for key, value in tail.items()),
+    ]
+    write_atomically(folder / FILE, "{\n" + "\n".join(lines) + "\n}\n")
+
+
+def _line(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(jsonable(value), ensure_ascii=False)
 
 
 def read(folder: Path) -> Ledger:

@@ -197,9 +197,8 @@ class SweepRecord:
             elif not self._must_run(number, identity):
                 known += 1
                 continue
-            self._ledger.identities[number] = identity
-            row = JobRow(number, words, identity.fingerprint, identity.growth, run_dir=str(self.folder / str(number)))
-            self.rows[number] = row
+            place = str(self.folder / str(number))
+            self._ledger.add(JobRow(number, words, identity.fingerprint, identity.growth, run_dir=place), identity)
             self._found.pop(number, None)
             self._curves.pop(number, None)
             jobs[number] = SweepJob(number, words, _numbered(cfg, number))
@@ -216,7 +215,7 @@ class SweepRecord:
         """Note what the jobs are called where they were started."""
         for number, job_id in ids.items():
             self.rows[number].job_id = job_id
-        self._write()
+        self._write(ended=True)
 
     def changed(self, change: JobChange) -> None:
         """Take over what became known of one job, and say it where the job ended."""
@@ -230,13 +229,13 @@ class SweepRecord:
                 row.score = self._found[row.num].score
         if row.state == known and not row.ended:
             return
-        self._write(html=row.ended)
+        self._write(ended=row.ended)
         if row.ended and row.state != known:
             self._tell(row)
 
     def finish(self) -> None:
         """Write every file of the sweep; its run in the tracker is closed unless jobs are still to come."""
-        self._write(html=True, always=True)
+        self._write(always=True)
         logger, parent = self.facts.get("logger"), self.facts.get("mlflow_run_id")
         if not logger or not parent or self.alive:
             return
@@ -286,7 +285,7 @@ class SweepRecord:
         ids = " ".join(dict.fromkeys(job_id.partition("_")[0] for job_id in self.alive.values()))
         _say(f"{len(self.alive)} jobs submitted{f' ({ids})' if ids else ''}; not waiting for them")
         _say(f"collect them later with: {self.collect_command}")
-        self._write(html=True, always=True)
+        self._write(always=True)
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -326,14 +325,16 @@ class SweepRecord:
                     tags={"brainlab.swept": " ".join(self.swept), "brainlab.metric": self.metric},
                 )
 
-    def _write(self, *, html: bool = False, always: bool = False) -> None:
+    def _write(self, *, ended: bool = False, always: bool = False) -> None:
         ledgers.write(self.folder, self._ledger)
+        if not (ended or always):
+            return
         entries = self.entries()
         write_atomically(self.folder / "sweep.csv", sweep_csv(entries, self.swept, self.metric))
-        write_atomically(self.folder / "sweep_summary.csv", summary_csv(entries, self.swept, self.metric))
         # Drawing a large sweep again after each of its jobs would keep the submitter busy; a look costs nothing.
-        if always or (html and time.monotonic() >= self._next_page):
+        if always or (ended and time.monotonic() >= self._next_page):
             began = time.monotonic()
+            write_atomically(self.folder / "sweep_summary.csv", summary_csv(entries, self.swept, self.metric))
             self._write_page(entries)
             self._next_page = time.monotonic() + max(_PAGE_EVERY_S, 20 * (time.monotonic() - began))
 

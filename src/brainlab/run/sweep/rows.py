@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class JobRow:
         return self.state in ENDED
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "overrides": list(self.overrides)}
+        return {**vars(self), "overrides": list(self.overrides)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> JobRow:
