@@ -95,7 +95,7 @@ def _run(arguments: list[str]) -> int:
 
         for text in (*found.warnings, *found.announcements()):
             _say(text)
-        if not preflight(line):
+        if not preflight(line, _script):
             return 0
     sys.argv = [_program(), *line.argv()]
     try:
@@ -109,6 +109,12 @@ def _run(arguments: list[str]) -> int:
     if _failed:
         raise _failed.pop()
     return 0
+
+
+def _script(cfg: DictConfig, n_jobs: int) -> str | None:
+    from brainlab.run.sweep.runners import script_for
+
+    return script_for(cfg, n_jobs)
 
 
 def _program() -> str:

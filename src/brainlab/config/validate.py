@@ -267,14 +267,15 @@ def _run_folder(cfg: DictConfig, origins: Origins) -> None:
 
 
 def _waiting(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
-    if plain.get("wait", True):
+    if plain.get("wait", True) or str(OmegaConf.select(cfg, "hydra.launcher._target_")).endswith("SlurmLauncher"):
         return
-    if str(OmegaConf.select(cfg, "hydra.launcher._target_")).endswith("SlurmLauncher"):
-        expected, hint = "submitting without waiting is not available yet", "start it in tmux or screen"
-    else:
-        expected = "needs hydra/launcher=submitit_slurm, since a local run ends with its command"
-        hint = "start it in tmux or screen, or with & at its end"
-    raise ConfigError("wait", "false", expected, where=origins.where("wait"), hint=hint)
+    raise ConfigError(
+        "wait",
+        "false",
+        "needs hydra/launcher=submitit_slurm, since a local run ends with its command",
+        where=origins.where("wait"),
+        hint="start it in tmux or screen, or with & at its end",
+    )
 
 
 def _writable(folder: Path) -> bool:
@@ -287,16 +288,14 @@ def _writable(folder: Path) -> bool:
 
 def _devices(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
     trainer, launcher = plain["trainer"], OmegaConf.select(cfg, "hydra.launcher")
-    if launcher is None or OmegaConf.select(cfg, "hydra.mode") is None:
+    if launcher is None or OmegaConf.select(cfg, "hydra.mode") is None or "MULTIRUN" not in str(cfg.hydra.mode):
         return
-    is_sweep = "MULTIRUN" in str(cfg.hydra.mode)
     target = str(launcher.get("_target_", ""))
-    if (
-        is_sweep
-        and target.endswith("BasicLauncher")
-        and str(trainer.get("strategy")).startswith("ddp")
-        and "spawn" not in str(trainer.get("strategy"))
-    ):
+    if target.endswith("SlurmLauncher"):
+        _processes(trainer, launcher, origins)
+        return
+    strategy = str(trainer.get("strategy"))
+    if strategy.startswith("ddp") and "spawn" not in strategy:
         raise ConfigError(
             "trainer.strategy",
             trainer["strategy"],
@@ -304,30 +303,50 @@ def _devices(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> Non
             where=origins.where("trainer.strategy"),
             hint="use trainer.strategy=ddp_spawn, or hydra/launcher=submitit_slurm",
         )
-    if "submitit" in target and isinstance(trainer.get("devices"), int) and trainer["devices"] > 0:
-        tasks, gpus = launcher.get("tasks_per_node", 1), launcher.get("gpus_per_node") or 0
-        if trainer["devices"] != tasks and trainer["devices"] > 1:
-            raise ConfigError(
-                "trainer.devices",
-                trainer["devices"],
-                f"expected hydra.launcher.tasks_per_node={tasks}",
-                where=origins.where("trainer.devices"),
-                hint="SLURM starts one process per device",
-            )
-        if trainer.get("accelerator") in ("gpu", "cuda") and gpus < trainer["devices"]:
-            raise ConfigError(
-                "trainer.devices",
-                trainer["devices"],
-                f"expected at most hydra.launcher.gpus_per_node={gpus}",
-                where=origins.where("trainer.devices"),
-            )
-        if trainer.get("num_nodes", 1) != launcher.get("nodes", 1):
-            raise ConfigError(
-                "trainer.num_nodes",
-                trainer.get("num_nodes"),
-                f"expected hydra.launcher.nodes={launcher.get('nodes', 1)}",
-                where=origins.where("trainer.num_nodes"),
-            )
+    if target.endswith("LocalLauncher") and (launcher.get("tasks_per_node", 1), launcher.get("nodes", 1)) != (1, 1):
+        raise ConfigError(
+            "hydra.launcher.tasks_per_node",
+            launcher.get("tasks_per_node"),
+            "expected 1: on this machine a job is one process",
+            where=origins.where("hydra.launcher.tasks_per_node"),
+        )
+
+
+def _processes(trainer: Mapping[str, Any], launcher: Any, origins: Origins) -> None:
+    """SLURM starts the processes of a distributed run, so both sides must count the same."""
+    devices, tasks, nodes = trainer.get("devices"), launcher.get("tasks_per_node", 1), launcher.get("nodes", 1)
+    gpus, on_gpu = launcher.get("gpus_per_node") or 0, trainer.get("accelerator") in ("gpu", "cuda")
+    counted = isinstance(devices, int) and devices > 0
+    if not counted and max(tasks, gpus) > 1:
+        raise ConfigError(
+            "trainer.devices",
+            devices,
+            "expected the number of devices on each node: SLURM starts one process per device",
+            where=origins.where("trainer.devices"),
+            hint=f"trainer.devices={max(tasks, gpus)} hydra.launcher.tasks_per_node={max(tasks, gpus)}",
+        )
+    if counted and devices != tasks:
+        raise ConfigError(
+            "trainer.devices",
+            devices,
+            f"expected hydra.launcher.tasks_per_node={tasks}",
+            where=origins.where("trainer.devices"),
+            hint=f"SLURM starts one process per device: hydra.launcher.tasks_per_node={devices}",
+        )
+    if counted and on_gpu and gpus < devices and not (launcher.get("gpus_per_task") or launcher.get("gres")):
+        raise ConfigError(
+            "trainer.devices",
+            devices,
+            f"expected at most hydra.launcher.gpus_per_node={gpus}",
+            where=origins.where("trainer.devices"),
+        )
+    if trainer.get("num_nodes", 1) != nodes:
+        raise ConfigError(
+            "trainer.num_nodes",
+            trainer.get("num_nodes"),
+            f"expected hydra.launcher.nodes={nodes}",
+            where=origins.where("trainer.num_nodes"),
+        )
 
 
 def _first_line(error: BaseException) -> str:

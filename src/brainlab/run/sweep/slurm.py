@@ -1,0 +1,159 @@
+"""Hands jobs to SLURM as arrays, as few as the cluster's limit allows, through submitit."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from brainlab.errors import BrainlabError, ConfigError
+from brainlab.run.sweep.frozen import private_folder
+from brainlab.run.sweep.work import Work
+
+__all__ = ["SlurmArrays", "chunks", "max_array_size"]
+
+log = logging.getLogger(__name__)
+
+_FOLDER = ".submitit"
+_ARRAY_LIMIT = 1001  # SLURM's own default
+_BIND = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
+_ABOUT_SUBMITIT = ("submitit_folder", "max_num_timeout", "python")
+_WORKER = "brainlab.run.sweep.work"
+
+
+class SlurmArrays:
+    """What a cluster is asked for, and the asking.
+
+    Args:
+        params: the keys of ``hydra.launcher``.
+        folder: the sweep's folder.
+    """
+
+    def __init__(self, params: Mapping[str, Any], folder: Path) -> None:
+        self.params, self.folder = dict(params), Path(folder)
+        asked = str(params.get("submitit_folder") or f"{_FOLDER}/%j")
+        if Path(asked).parts[-2:] != (_FOLDER, "%j"):
+            raise ConfigError(
+                "hydra.launcher.submitit_folder",
+                asked,
+                f"expected <sweep folder>/{_FOLDER}/%j, where logs are looked for",
+            )
+        self.parallel = int(params.get("array_parallelism") or 1)
+
+    def submit(self, numbers: Sequence[int]) -> dict[int, str]:
+        """Submit jobs; all of them or none.
+
+        Returns:
+            SLURM's id of each, e.g. ``1234_5``.
+
+        Raises:
+            BrainlabError: sbatch refused; what it had accepted before is cancelled.
+        """
+        private_folder(self.folder / _FOLDER)
+        parts = chunks(numbers, max_array_size())
+        ids: dict[int, str] = {}
+        try:
+            for part in parts:
+                executor = self._executor(self.folder / _FOLDER, max(1, self.parallel // len(parts)))
+                submitted = executor.submit_all([Work(self.folder, number) for number in part])
+                ids.update(zip(part, submitted, strict=True))
+        except BaseException as error:
+            accepted = sorted({job_id.partition("_")[0] for job_id in ids.values()})
+            if accepted:
+                cancel(accepted)
+                log.warning("cancelled what had been submitted already: %s", " ".join(accepted))
+            if isinstance(error, Exception):
+                raise BrainlabError(f"sbatch refused the jobs: {_last_line(error)}") from error
+            raise
+        return ids
+
+    def script(self, n_jobs: int) -> str:
+        """The text that ``sbatch`` would get for the first array; nothing is written."""
+        with tempfile.TemporaryDirectory() as folder:
+            first = chunks(range(n_jobs), max_array_size())[0]
+            text = self._executor(Path(folder) / _FOLDER, self.parallel).text(len(first))
+        return text.replace(str(Path(folder).absolute()), str(self.folder))
+
+    def _executor(self, folder: Path, parallel: int) -> Any:
+        from submitit.slurm.slurm import SlurmExecutor
+
+        class Executor(SlurmExecutor):
+            """Starts our own worker, which looks at what it is given before submitit unpickles it."""
+
+            @property
+            def _submitit_command_str(self) -> str:
+                return f"{self.python} -u -m {_WORKER} {shlex.quote(str(self.folder))}"
+
+            def submit_all(self, jobs: Sequence[Work]) -> list[str]:
+                with self.batch():
+                    submitted = [self.submit(job) for job in jobs]
+                return [job.job_id for job in submitted]
+
+            def text(self, n: int) -> str:
+                if n > 1:
+                    self.parameters["map_count"] = n
+                return self._make_submission_file_text(self._submitit_command_str, "")
+
+        executor = Executor(
+            folder / "%j",
+            max_num_timeout=int(self.params.get("max_num_timeout", 5)),
+            python=self.params.get("python") or None,
+        )
+        keys = {key: value for key, value in self.params.items() if key not in _ABOUT_SUBMITIT and value is not None}
+        keys["setup"] = _setup(keys)
+        keys["array_parallelism"] = parallel
+        keys["wckey"] = None  # submitit's own would be refused where a site keeps a list of them
+        executor.update_parameters(**executor._convert_parameters(keys))
+        return executor
+
+
+def _setup(keys: Mapping[str, Any]) -> list[str]:
+    """The user's lines, behind the one without which ``srun`` binds every job to a single core."""
+    lines = [str(line) for line in keys.get("setup") or []]
+    needed = keys.get("cpus_per_task") is not None and not any("SRUN_CPUS_PER_TASK" in line for line in lines)
+    return [_BIND, *lines] if needed else lines
+
+
+def chunks(numbers: Sequence[int], most: int) -> list[list[int]]:
+    """Split into as few parts as ``most`` allows, all of about the same size.
+
+    >>> chunks(range(7), 3)
+    [[0, 1, 2], [3, 4], [5, 6]]
+    """
+    count = -(-len(numbers) // most)
+    short, longer = divmod(len(numbers), count)
+    parts, start = [], 0
+    for index in range(count):
+        end = start + short + (index < longer)
+        parts.append(list(numbers[start:end]))
+        start = end
+    return parts
+
+
+def max_array_size() -> int:
+    """How many tasks this cluster lets one array have."""
+    try:
+        text = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        text = ""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    return max(1, int(found[1])) if found else _ARRAY_LIMIT
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """Ask SLURM to end jobs; those that have ended already are no error."""
+    for start in range(0, len(ids), 500):
+        done = subprocess.run(["scancel", *ids[start : start + 500]], capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            log.warning("scancel: %s", done.stderr.strip().splitlines()[-1:] or done.returncode)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if "error" in line.lower()]
+    return (told or lines or [type(error).__name__])[-1]

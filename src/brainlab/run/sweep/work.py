@@ -1,0 +1,200 @@
+"""What runs where a job of a sweep runs: thaw it, run it as Hydra would, and leave behind how it ended.
+
+``python -m brainlab.run.sweep.work FOLDER`` is what SLURM's ``srun`` starts, FOLDER being where submitit keeps this
+job; ``python -m brainlab.run.sweep.work --local SWEEP NUMBER`` is a job on this machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict, read_write
+
+from brainlab.errors import BrainlabError, ConfigError
+from brainlab.run.directory import RunDirectory, is_rank_zero, read_json, write_json
+from brainlab.run.status import now
+from brainlab.run.sweep.frozen import Frozen, check_private, outcome_path, thaw
+from brainlab.run.sweep.jobs import JobChange, as_score
+
+__all__ = ["Work", "change_of", "main", "run_config"]
+
+log = logging.getLogger(__name__)
+
+
+class Work:
+    """One job of a sweep, as small as a thing that submitit pickles should be.
+
+    Args:
+        folder: the sweep's folder.
+        number: the job's number.
+    """
+
+    def __init__(self, folder: Path | str, number: int) -> None:
+        self.folder, self.number = str(folder), number
+
+    def __call__(self) -> None:
+        """Run the job.
+
+        Raises:
+            Exception: whatever the job raised, after it was written down: the process ends with an error, so that the
+                cluster calls the job failed as well.
+        """
+        run_frozen(Path(self.folder), self.number, _cluster_id())
+
+    def checkpoint(self) -> Any:
+        """What submitit runs after a requeue: the same job, which finds its own checkpoint."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def run_frozen(folder: Path, number: int, job_id: str | None) -> None:
+    """Thaw a job, run it, and write its outcome.
+
+    Raises:
+        Exception: whatever the job raised.
+    """
+    frozen = thaw(folder, number)
+    os.chdir(frozen.cwd)
+    sys.argv[:] = frozen.command  # records of the run hold what the user typed
+    function = _ready(frozen)
+    job = run_config(frozen.config, function, _context(frozen.config), number=number, job_id=job_id)
+    change = change_of(number, job, folder)
+    if is_rank_zero():
+        write_json(
+            outcome_path(folder, number),
+            {
+                "number": number,
+                "state": change.state,
+                "score": change.score,
+                "reason": change.reason,
+                "job_id": job_id,
+                "submission": frozen.submission,
+                "end": now(),
+            },
+        )
+    if job.status != JobStatus.COMPLETED:
+        raise job._return_value
+
+
+def run_config(
+    config: DictConfig, function: Any, context: HydraContext, *, number: int, job_id: str | None
+) -> JobReturn:
+    """Run one composed configuration as Hydra runs a job of a sweep, without composing it again.
+
+    Returns:
+        Hydra's account of the job; a job that raised is no exception here.
+    """
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.job.num, config.hydra.job.id = number, job_id or str(number)
+        if not is_rank_zero():  # the first process keeps the records of all
+            config.hydra.output_subdir = None
+            config.hydra.job_logging = {"version": 1, "disable_existing_loggers": False}
+    return run_job(
+        hydra_context=context,
+        task_function=function,
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+
+
+def change_of(number: int, job: JobReturn, folder: Path) -> JobChange:
+    """What became of a job, and a traceback in its folder where it raised before it had one."""
+    if job.status == JobStatus.COMPLETED:
+        return JobChange(number, "COMPLETED", score=as_score(job._return_value))
+    error = job._return_value
+    directory = RunDirectory(Path(folder) / str(number))
+    if is_rank_zero():
+        _keep(directory, error)
+    return JobChange(number, "FAILED", reason=_sentence(error), log=directory.stderr)
+
+
+def _ready(frozen: Frozen) -> Any:
+    """Bring Hydra's and our own registries into the state that they had when the sweep was submitted."""
+    from brainlab.config import search_path
+
+    search_path.use(frozen.folders)
+    function = frozen.function()  # importing its module registers our types and resolvers
+    setup_globals()
+    HydraConfig.instance().set_config(frozen.config)
+    _name_program(frozen.config)
+    return function
+
+
+def _name_program(config: DictConfig) -> None:
+    from hydra.core.utils import JobRuntime
+
+    JobRuntime.instance().set("name", str(config.hydra.job.name))
+
+
+def _context(config: DictConfig) -> HydraContext:
+    from hydra._internal.callbacks import Callbacks
+
+    return HydraContext(config_loader=None, callbacks=Callbacks(config))  # type: ignore[arg-type]
+
+
+def _keep(directory: RunDirectory, error: BaseException) -> None:
+    """Make sure that a failed job has a state and a traceback, also where it failed before its run began."""
+    directory.path.mkdir(parents=True, exist_ok=True)
+    status = read_json(directory.status)
+    if not isinstance(status, dict) or status.get("state") in ("PENDING", "RUNNING", "PREEMPTED"):
+        status = status if isinstance(status, dict) else {"attempts": []}
+        write_json(directory.status, {**status, "state": "FAILED", "exit": 1, "error": _sentence(error)})
+    if not directory.stderr.exists() or not directory.stderr.stat().st_size:
+        directory.stderr.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    own = isinstance(error, BrainlabError | ConfigError) or text.startswith("Invalid ")
+    return (text if own else f"{type(error).__name__}: {text}")[:500]
+
+
+def _cluster_id() -> str | None:
+    job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{job}_{task}" if job and task else os.environ.get("SLURM_JOB_ID")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Entry of a job's process."""
+    if arguments[:1] == ["--local"]:
+        _, folder, number = arguments
+        try:
+            run_frozen(Path(folder), int(number), f"local-{os.getpid()}")
+        except KeyboardInterrupt:
+            return 130
+        except Exception:
+            log.debug("job failed", exc_info=True)
+            return 1
+        return 0
+    _submitit(Path(arguments[0]))
+    return 0
+
+
+def _submitit(pattern: Path) -> None:
+    """Hand this process over to submitit, once it is certain who wrote what it will unpickle."""
+    os.environ["SUBMITIT_FOLDER"] = str(pattern)
+    from submitit.core.job_environment import JobEnvironment
+    from submitit.core.submission import process_job
+
+    paths = JobEnvironment().paths
+    check_private(paths.folder.parent)
+    if paths.submitted_pickle.exists():  # else it is still on its way, into a folder that is ours
+        check_private(paths.submitted_pickle)
+    # A killed attempt may have left half a result, over which submitit would stumble.
+    paths.result_pickle.with_suffix(".pkl.save_tmp").unlink(missing_ok=True)
+    process_job(pattern)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
