@@ -59,16 +59,6 @@ def test_the_simulation_has_nobody_beyond_the_real_data(tmp_path: Path) -> None:
         ThingsNsdData(cache_dir=str(tmp_path), size="tiny", subject=11).prepare_data()
 
 
-def test_people_that_the_small_simulation_lacks_are_simulated(tmp_path: Path) -> None:
-    data = ThingsNsdData(
-        cache_dir=str(tmp_path), size="tiny", eeg_subjects=["sub-01", "sub-04"], nsd_subjects=["subj01", "subj05"]
-    )
-    data.prepare_data()
-    data.setup()
-    assert data.describe()["nsd_subjects"] == ["subj01", "subj05"]
-    assert data.shapes["n_subjects"] == 2
-
-
 def test_tasks_that_start_together_build_what_they_share_once(tmp_path: Path) -> None:
     tasks = [
         subprocess.Popen(

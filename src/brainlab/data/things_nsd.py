@@ -29,7 +29,7 @@ __all__ = ["AlignmentTrials", "ThingsNsdData"]
 log = logging.getLogger(__name__)
 
 _THUMBNAIL_PX = 96
-_EEG_SUBJECTS, _FMRI_SUBJECTS = 10, 8  # of the real data sets
+_EEG_SUBJECTS = 10  # of THINGS-EEG2
 
 
 class AlignmentTrials(Dataset[dict[str, Tensor]]):
@@ -267,7 +267,8 @@ class ThingsNsdData(LightningDataModule):
     def _simulate(self) -> Path:
         from brainlab.synthetic import image_pairs
 
-        people = self._simulated_people()
+        # Everyone of the real data set, whoever is asked for: the tasks of an array share one simulation.
+        people = {} if self.subject is None else {"n_eeg_subjects": _EEG_SUBJECTS}
 
         def build(folder: Path) -> None:
             log.info("simulating THINGS-EEG2 and NSD of size %s", self.size)
@@ -279,24 +280,6 @@ class ThingsNsdData(LightningDataModule):
         code = code_digest(*(f"synthetic/{name}.py" for name in ("image_pairs", "latents", "nsd", "things_eeg")))
         recipe = {"size": self.size, "seed": self.simulation_seed, "code": code, **people}
         return self.cache.get("image_pairs_simulated", recipe, {}, build)
-
-    def _simulated_people(self) -> dict[str, int]:
-        """How many people to simulate where somebody is asked for whom the simulation usually lacks.
-
-        Then it has as many as the real data sets; so it does with ``subject``, because the members of an array of
-        preparations are to share one simulation.
-        """
-        from brainlab.synthetic.image_pairs import SIZES
-
-        found = {}
-        for key, names, usual, everyone in (
-            ("n_eeg_subjects", self.settings.eeg_subjects, SIZES[self.size].n_eeg_subjects, _EEG_SUBJECTS),
-            ("n_fmri_subjects", self.settings.nsd_subjects, SIZES[self.size].n_fmri_subjects, _FMRI_SUBJECTS),
-        ):
-            numbers = [int(name[-2:]) for name in names if name[-2:].isdecimal()]
-            if max(numbers, default=0) > usual or (key == "n_eeg_subjects" and self.subject is not None):
-                found[key] = everyone
-        return found
 
     def setup(self, stage: str | None = None) -> None:
         """Open the records (of another process's preparation, where it was that one that prepared)."""
