@@ -259,7 +259,8 @@ def _write_down(cfg: DictConfig, run: Run) -> dict[str, Any]:
     if not directory.resolved.exists():
         directory.write("cmd.txt", command + "\n")
     facts = environment(directory)
-    warn_if_code_changed(directory.path, facts["code"])
+    if is_rank_zero():
+        warn_if_code_changed(directory.path, facts["code"])
     if cfg.get("rerun"):
         facts["rerun_of"] = str(Path(str(cfg.rerun)).absolute())
         _warn_if_changed(Path(str(cfg.rerun)), facts)
