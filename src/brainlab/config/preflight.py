@@ -18,12 +18,19 @@ from brainlab.config.explain import explain, is_composition_error
 from brainlab.config.overrides import check_overrides, read_overrides
 from brainlab.config.previous import PREVIOUS, find_previous
 from brainlab.config.schema import ALLOWED_TARGETS
-from brainlab.config.search_space import check_settings, is_search, read_space, refuse_fractions, refuse_intervals
+from brainlab.config.search_space import (
+    Space,
+    check_settings,
+    is_search,
+    read_space,
+    refuse_fractions,
+    refuse_intervals,
+)
 from brainlab.config.targets import admitted, allowed_targets
 from brainlab.config.validate import all_targets, validate, validate_hydra
 from brainlab.errors import ConfigError
 
-__all__ = ["combinations", "explained", "judged", "preflight"]
+__all__ = ["combinations", "explained", "judged", "preflight", "space_of"]
 
 
 def preflight(line: CommandLine, script: Callable[[DictConfig, int], str | None] | None = None) -> bool:
@@ -114,16 +121,29 @@ def combinations(composer: Composer, cfg: DictConfig, arguments: Sequence[str] |
     """The overrides of every job of a sweep, in order; of a search, those of trials at the ends of its space."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    words = [f"{key}={value}" for key, value in (OmegaConf.select(cfg, "hydra.sweeper.params") or {}).items()]
-    words += list(cfg.hydra.overrides.task if arguments is None else arguments)
-    overrides = composer.parse(words)
     check_settings(cfg)
     if is_search(cfg):
-        space = read_space(overrides, cfg.sweep.method)
-        refuse_fractions(space, cfg)
-        return space.probes()
+        return space_of(composer, cfg, arguments).probes()
+    overrides = _swept(composer, cfg, arguments)
     refuse_intervals(overrides)
     return BasicSweeper.split_arguments(overrides, None)[0]
+
+
+def space_of(composer: Composer, cfg: DictConfig, arguments: Sequence[str] | None = None) -> Space:
+    """What a search chooses from.
+
+    Raises:
+        ConfigError: it makes no sense.
+    """
+    space = read_space(_swept(composer, cfg, arguments), cfg.sweep.method)
+    refuse_fractions(space, cfg)
+    return space
+
+
+def _swept(composer: Composer, cfg: DictConfig, arguments: Sequence[str] | None) -> list[Override]:
+    words = [f"{key}={value}" for key, value in (OmegaConf.select(cfg, "hydra.sweeper.params") or {}).items()]
+    words += list(cfg.hydra.overrides.task if arguments is None else arguments)
+    return composer.parse(words)
 
 
 def _check_combination(composer: Composer, master: DictConfig, words: Sequence[str]) -> DictConfig:

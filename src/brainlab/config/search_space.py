@@ -289,7 +289,7 @@ def check_settings(cfg: DictConfig) -> None:
     if sweep.method == "random":
         for key in ("pruner", "storage"):
             if sweep[key] is not None:
-                raise ConfigError(f"sweep.{key}", _without_password(sweep[key]), "needs sweep=optuna")
+                raise ConfigError(f"sweep.{key}", without_password(sweep[key]), "needs sweep=optuna")
         return
     if not cfg.wait:
         raise ConfigError(
@@ -378,10 +378,10 @@ def _listed(names: Sequence[str]) -> str:
     return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     """A storage's address as it may be shown.
 
-    >>> _without_password("postgresql://me:secret@host/db")
+    >>> without_password("postgresql://me:secret@host/db")
     'postgresql://me:***@host/db'
     """
     scheme, found, rest = str(url).partition("://")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,14 @@ def evaluate(
     logger: Any,
     best: dict[str, Any],
     fingerprint: Fingerprint,
+    pruned: str | None = None,
 ) -> dict[str, Any]:
-    """Run the evaluation protocol on ``task`` and write everything that a reader of the run needs."""
-    evaluator = build_evaluator(cfg)
+    """Run the evaluation protocol on ``task`` and write everything that a reader of the run needs.
+
+    ``pruned`` says why a search ended this run early: it is then not evaluated, so that the test data see only models
+    that were trained to their end.
+    """
+    evaluator = build_evaluator(cfg) if pruned is None else None
     outcome = None
     if evaluator is not None:
         data.setup("test")
@@ -43,14 +50,45 @@ def evaluate(
         logger.log_metrics({f"test/{metric.name}": metric.value for metric in outcome.metrics}, step=step)
         logger.flush()
     results = results_of(cfg, run, outcome, data=data, best=best, fingerprint=fingerprint)
-    write_json(run.directory.results, results)
+    if pruned is not None:
+        results["pruned"] = pruned
+        results["notes"].append(f"This run of a search was {pruned}. It was not evaluated on test data.")
     curves = logger.history.curves() if logger is not None else {}
+    results["score"] = _score(cfg, results, curves)
+    write_json(run.directory.results, results)
     write_report(run, results, curves)
     line = headline_line(results)
     if results["data_source"] == "synthetic":
         line = f"{line}  [simulated data]"
     log.info("%s\nreport: %s", line, run.directory.report)
     return results
+
+
+def _score(
+    cfg: DictConfig, results: Mapping[str, Any], curves: Mapping[str, Sequence[tuple[int, float]]]
+) -> float | None:
+    """What this run scored in ``sweep.metric``: a sweep compares its jobs, and a search its trials, by it.
+
+    The monitored metric counts with its best value; any other logged metric with its value at that checkpoint; the
+    name of a metric of the evaluation (also written ``test/NAME``) with what was measured there.
+
+    Returns:
+        ``None`` where the run has no such metric or it is not a number.
+    """
+    metric = str((cfg.get("sweep") or {}).get("metric") or cfg.monitor.metric)
+    best, measured = results["best"], results["metrics"]
+    if metric == cfg.monitor.metric:
+        value = best.get("score")
+    elif metric in curves:
+        step = best.get("step")
+        earlier = [value for at, value in curves[metric] if step is None or at <= step]
+        value = earlier[-1] if earlier else None
+    else:
+        value = (measured.get(metric.removeprefix("test/")) or {}).get("value")
+        if value is None and results.get("pruned") is None:
+            known = sorted({cfg.monitor.metric, *curves, *measured})
+            log.warning("sweep.metric=%s is none of this run's metrics: %s", metric, ", ".join(known))
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def results_of(

@@ -63,7 +63,7 @@ def execute(cfg: DictConfig, *, folder: Path | None = None, overrides: list[str]
         log.info(
             "%s is completed already; nothing is run again (resume=never in a new folder repeats it)", directory.path
         )
-        return (results.get("best") or {}).get("score")
+        return results.get("score", (results.get("best") or {}).get("score"))
     job = build(cfg.job, path="job")
     if hasattr(job, "check"):
         job.check(cfg)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +25,7 @@ class Fit:
             import lightning.pytorch as pl
 
             from brainlab.run import assemble, conclude
+            from brainlab.run.callbacks.pruning import pruning_for
             from brainlab.run.checkpoint import latest, load, load_weights
             from brainlab.run.logs import quiet_libraries
             from brainlab.run.tracks import open_logger
@@ -48,6 +48,9 @@ class Fit:
             "mlflow_run_id": getattr(logger.tracker, "run_id", None),
         }
         callbacks = assemble.build_callbacks(cfg, context)
+        pruning = pruning_for(cfg, run.path)
+        if pruning is not None:
+            callbacks["pruning"] = pruning
         trainer = assemble.build_trainer(cfg, run.directory, list(callbacks.values()), logger)
 
         found = latest(run.directory.last, run.directory.previous)
@@ -64,6 +67,7 @@ class Fit:
         if not trainer.is_global_zero:
             return None
 
+        pruned = pruning.reason if pruning is not None else None
         score = getattr(best, "score", None)
         checkpoint = run.directory.best if run.directory.best.exists() and score is not None else run.directory.last
         if checkpoint.exists():
@@ -76,8 +80,10 @@ class Fit:
         }
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         task.to(trainer.strategy.root_device)
-        conclude.evaluate(cfg, run, task=task, data=data, logger=logger, best=facts, fingerprint=fingerprint)
-        return score if score is not None and math.isfinite(score) else None
+        results = conclude.evaluate(
+            cfg, run, task=task, data=data, logger=logger, best=facts, fingerprint=fingerprint, pruned=pruned
+        )
+        return results["score"]
 
 
 def _fit(trainer: Any, task: Any, data: Any, checkpoint: Any, last: Any, run: Run) -> None:

@@ -1,9 +1,7 @@
 """The sweeper that runs every combination; all were judged before Hydra started."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -48,15 +46,18 @@ class BrainlabSweeper(BasicSweeper):
         words = [] if searches else combinations(composer, self.config, arguments)
         folder = claim(self.config, "hydra.sweep.dir")
         with SweepRecord(folder, self.config) as record:
+            found = ""
             if searches:
                 from brainlab.run.sweep.search import search
 
-                search(self.config, arguments, record, self._runner(), self._compose)
+                found = search(self.config, arguments, record, self._runner(), self._judged)
             else:
                 self._grid(record, words)
             if self.config.wait:
                 record.finish()
                 record.show()
+                if found:
+                    print(found, flush=True)
                 record.raise_if_failed()
         return None
 
@@ -93,60 +94,23 @@ class BrainlabSweeper(BasicSweeper):
         HydraConfig.instance().set_config(cfg)
         return cfg
 
+    def _judged(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of one trial, which nobody could judge before it was proposed.
+
+        Raises:
+            ConfigError: it cannot run.
+        """
+        from brainlab.config.preflight import judged
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        return judged(self.hydra_context.config_loader, self.config, overrides)
+
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         self.task_function = task_function
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def _runner(self) -> Any:
-        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
-        try:
-            from brainlab.run.sweep.runners import runner_for
-        except ImportError:
-            return _ByLauncher(self.launcher)
+        from brainlab.run.sweep.runners import runner_for
+
         return runner_for(self.launcher, self.hydra_context, self.task_function, self.config)
-
-
-class _ByLauncher:
-    """Stands in for the runners until they are there: whatever launcher was chosen, all jobs in one call each."""
-
-    parallel = 1
-
-    def __init__(self, launcher: Any) -> None:
-        self.launcher = launcher
-        self.jobs: dict[int, Any] = {}
-        self.cancelled: set[int] = set()
-
-    def submit(self, jobs: Sequence[Any], folder: Path) -> dict[int, str]:
-        self.jobs = {job.number: job for job in jobs}
-        return {job.number: f"local-{job.number}" for job in jobs}
-
-    def watch(self, ids: Mapping[int, str], folder: Path) -> Iterator[Any]:
-        from brainlab.run.directory import read_json
-        from brainlab.run.sweep.jobs import JobChange, as_score
-
-        together = type(self.launcher).__name__ != "BasicLauncher"
-        numbers = sorted(self.jobs)
-        returns: dict[int, Any] = {}
-        if together:
-            listed = [list(self.jobs[number].overrides) for number in numbers]
-            returns = dict(zip(numbers, self.launcher.launch(listed, initial_job_idx=numbers[0]), strict=True))
-        for number in numbers:
-            if number in self.cancelled:
-                yield JobChange(number, "CANCELLED", reason="not started")
-                continue
-            if not together:
-                yield JobChange(number, "RUNNING")
-                (returns[number],) = self.launcher.launch([list(self.jobs[number].overrides)], initial_job_idx=number)
-            job = returns[number]
-            completed = getattr(job.status, "name", "") == "COMPLETED"
-            status = read_json(folder / str(number) / "status.json") or {}
-            yield JobChange(
-                number,
-                "COMPLETED" if completed else "FAILED",
-                as_score(job._return_value),
-                None if completed else status.get("error") or str(job._return_value),
-                log=None if completed else folder / str(number) / "stderr.txt",
-            )
-
-    def cancel(self, ids: Mapping[int, str]) -> None:
-        self.cancelled |= set(ids)

@@ -56,16 +56,21 @@ class Found:
     wall_s: float | None = None
     attempts: int = 0
     heartbeat: str | None = None
+    host: str | None = None
+    pid: int | None = None
     slurm_job_id: str | None = None
     mlflow_run_id: str | None = None
     data_source: str | None = None
     best_step: int | None = None
+    pruned: str | None = None
+    """Why a search ended the run early."""
 
 
 def find(folder: Path) -> Found:
     """Read the small files of a run directory; what is missing stays empty."""
     status, results = _mapping(folder / "status.json"), _mapping(folder / "results.json")
     attempts = status.get("attempts") or []
+    latest = attempts[-1] if attempts else {}
     best = results.get("best") or {}
     metrics = {name: each for name, each in (results.get("metrics") or {}).items() if isinstance(each, Mapping)}
     try:
@@ -75,7 +80,7 @@ def find(folder: Path) -> Found:
     return Found(
         state=status.get("state"),
         error=status.get("error"),
-        score=best.get("score"),
+        score=results.get("score", best.get("score")),
         metrics={name: each.get("value") for name, each in metrics.items()},
         better={name: str(each.get("better") or "higher") for name, each in metrics.items()},
         headline=results.get("headline"),
@@ -83,10 +88,13 @@ def find(folder: Path) -> Found:
         wall_s=results.get("wall_s"),
         attempts=len(attempts),
         heartbeat=status.get("heartbeat"),
-        slurm_job_id=(attempts[-1].get("slurm_job_id") if attempts else None),
+        host=latest.get("host"),
+        pid=latest.get("pid"),
+        slurm_job_id=latest.get("slurm_job_id"),
         mlflow_run_id=tracker,
         data_source=results.get("data_source"),
         best_step=best.get("step"),
+        pruned=results.get("pruned"),
     )
 
 
