@@ -55,7 +55,7 @@ def test_ten_people_share_one_simulation_and_everything_but_their_eeg(tmp_path: 
 
 
 def test_the_simulation_has_nobody_beyond_the_real_data(tmp_path: Path) -> None:
-    with pytest.raises(InvalidValue, match=r"data\.eeg_subjects=sub-11: expected one of sub-01, .*sub-10"):
+    with pytest.raises(InvalidValue, match=r"data\.subject=11: expected one of sub-01, .*sub-10"):
         ThingsNsdData(cache_dir=str(tmp_path), size="tiny", subject=11).prepare_data()
 
 

@@ -261,7 +261,12 @@ class ThingsNsdData(LightningDataModule):
             simulated = self._simulate()
             roots = simulated / "things_eeg2", simulated / "nsd"
             known = {"things": f"simulated/{simulated.name}", "nsd": f"simulated/{simulated.name}"}
-        self._prepared = prepare_pairs(*roots, self.cache, self.settings, known)
+        try:
+            self._prepared = prepare_pairs(*roots, self.cache, self.settings, known)
+        except InvalidValue as error:
+            if self.subject is None or error.name != "data.eeg_subjects":
+                raise
+            raise InvalidValue("data.subject", self.subject, error.expected, where=error.where) from error
         self.fingerprint = self._prepared.fingerprint
 
     def _simulate(self) -> Path:
