@@ -46,22 +46,20 @@ class BrainlabSweeper(BasicSweeper):
         words = [] if searches else combinations(composer, self.config, arguments)
         folder = claim(self.config, "hydra.sweep.dir")
         with SweepRecord(folder, self.config) as record:
-            found = ""
-            if searches:
-                from brainlab.run.sweep.search import search
-
-                found = search(self.config, arguments, record, self._runner(), self._judged)
-            else:
-                self._grid(record, words)
+            found = self._search(record, arguments) if searches else self._grid(record, words)
             if self.config.wait:
                 record.finish()
                 record.show()
                 if found:
                     print(found, flush=True)
                 record.raise_if_failed()
-        return None
 
-    def _grid(self, record: Any, words: Sequence[Sequence[str]]) -> None:
+    def _search(self, record: Any, arguments: list[str]) -> str:
+        from brainlab.run.sweep.search import search
+
+        return search(self.config, arguments, record, self._runner(), self._judged)
+
+    def _grid(self, record: Any, words: Sequence[Sequence[str]]) -> str:
         from brainlab.run.sweep.follow import follow
 
         assert self.config is not None
@@ -75,16 +73,13 @@ class BrainlabSweeper(BasicSweeper):
             ids.update(started)
         if not self.config.wait:
             record.left()
-            return
+            return ""
         for _ in follow(record, runner, ids):
             pass
+        return ""
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of one job, judged like every other.
-
-        Raises:
-            ConfigError: it cannot run.
-        """
+        """The configuration of one job, which was judged before Hydra started."""
         assert self.config is not None
         assert self.hydra_context is not None
         cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))

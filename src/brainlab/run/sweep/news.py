@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from brainlab.run.sweep.jobs import ENDED, JobChange, as_score
+from brainlab.run.sweep.queue import is_slurm_id
 from brainlab.run.sweep.rows import JobRow, find
+from brainlab.run.sweep.watch import HEARTBEAT_LOST_S, OUTCOMES, Watcher, read_outcome
 
 __all__ = ["catch_up"]
-
-_DEAD_AFTER_S = 45.0
 
 
 def catch_up(folder: Path, rows: Mapping[int, JobRow], *, on_cluster: bool) -> Iterator[JobChange]:
@@ -34,8 +36,6 @@ def catch_up(folder: Path, rows: Mapping[int, JobRow], *, on_cluster: bool) -> I
             elif not _breathes(row):
                 yield JobChange(number, "LOST", reason="its process ended without a word")
     if waiting:
-        from brainlab.run.sweep.watch import Watcher
-
         yield from Watcher(waiting, folder).settle()
 
 
@@ -44,10 +44,9 @@ def _left_behind(folder: Path, row: JobRow) -> JobChange | None:
     if row.state == "COMPLETED" or (not row.ended and row.job_id is None):
         return None
     if not row.ended:
-        from brainlab.run.sweep.watch import OUTCOMES, read_outcome
-
         outcome = read_outcome(folder / OUTCOMES / f"{row.num}.json")
-        if outcome is not None and outcome.get("job_id") in (None, row.job_id):
+        written = outcome.get("job_id") if outcome is not None else None
+        if outcome is not None and (not is_slurm_id(written) or written == row.job_id):
             return JobChange(row.num, outcome["state"], as_score(outcome.get("score")), outcome.get("reason"))
     if row.ended or row.state == "RUNNING":
         # Continued by hand, or requeued after it was given up for lost.
@@ -58,7 +57,20 @@ def _left_behind(folder: Path, row: JobRow) -> JobChange | None:
 
 
 def _breathes(row: JobRow) -> bool:
+    """Whether a job that was not started on a cluster is still running."""
     found = find(Path(row.run_dir))
     if found.state != "RUNNING" or not found.heartbeat:
         return False
-    return time.time() - datetime.fromisoformat(found.heartbeat).timestamp() < _DEAD_AFTER_S
+    if found.host == socket.gethostname() and found.pid:
+        return _exists(found.pid)
+    return time.time() - datetime.fromisoformat(found.heartbeat).timestamp() < HEARTBEAT_LOST_S
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

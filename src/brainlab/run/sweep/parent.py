@@ -44,10 +44,10 @@ def open_parent(
     """
     quiet_libraries()
     with _no_outage("open the sweep's run"):
-        from mlflow.exceptions import MlflowException
-
         tracker = _tracker(logger)
         client = tracker.connect()
+        from mlflow.exceptions import MlflowException  # after connecting, which decides how talkative mlflow is
+
         if run_id is not None:
             with contextlib.suppress(MlflowException):
                 client.get_run(run_id)
