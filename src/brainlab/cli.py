@@ -38,8 +38,11 @@ def entry(cfg: DictConfig) -> Any:
     _started.append(Path(HydraConfig.get().runtime.output_dir))
     gc.set_threshold(*_usual_collections)
     sys.argv[:] = _typed or sys.argv  # Hydra has read its own version; records and child processes want the user's
-    logging.getLogger("brainlab").info("brainlab %s: %s", __version__, cfg.experiment_name)  # before the long imports
     from brainlab.run import run
+    from brainlab.run.directory import is_rank_zero
+
+    if is_rank_zero():  # before the long imports
+        logging.getLogger("brainlab").info("brainlab %s: %s", __version__, cfg.experiment_name)
 
     swept = "MULTIRUN" in str(HydraConfig.get().mode)
     try:

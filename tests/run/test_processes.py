@@ -11,20 +11,31 @@ from pathlib import Path
 import pytest
 import torch
 
-# SGD: Adam divides by the gradient's size and so blows the last bits of the smallest gradients up to whole steps.
-_WORDS = (
-    "experiment=eeg_fmri_align",
+_SHARED = (
     "trainer=debug",
     "trainer.limit_train_batches=4",
     "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
-    "data.batch_size=5",
+    "data.batch_size=5",  # two and three windows, in two processes
+    "model.warmup_fraction=0",
+    "logger=csv",
+)
+# SGD: Adam divides by the gradient's size and so blows the last bits of the smallest gradients up to whole steps.
+_ALIGN = (
+    *_SHARED,
+    "experiment=eeg_fmri_align",
     "model.encoder.n_layer=2",
     "model.encoder.dropout=0",
     "model.optimizer=SGD",
     "model.lr=0.02",
-    "model.warmup_fraction=0",
-    "logger=csv",
+)
+_PRETRAIN = (
+    *_SHARED,
+    "experiment=eeg_pretrain",
+    "trainer.limit_val_batches=null",
+    "+model.encoder.n_layer=2",
+    "+model.encoder.dropout=0",
+    "model.lr=1e-4",
 )
 
 
@@ -33,7 +44,7 @@ def _run(folder: Path, cache: Path, *words: str) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("BRAINLAB_")}
     environment |= {"OMP_NUM_THREADS": "1", "BRAINLAB_CACHE": str(cache)}
     done = subprocess.run(
-        [sys.executable, "-m", "brainlab", *_WORDS, *words, f"hydra.run.dir={folder / 'run'}"],
+        [sys.executable, "-m", "brainlab", *words, f"hydra.run.dir={folder / 'run'}"],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -54,23 +65,25 @@ def _history(folder: Path) -> dict[tuple[str, int], float]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_network_as_one(tmp_path: Path) -> None:
-    _run(tmp_path / "one", tmp_path / "cache")
-    text = _run(tmp_path / "two", tmp_path / "cache", "trainer.strategy=ddp", "trainer.devices=2")
+@pytest.mark.parametrize("words", [_ALIGN, _PRETRAIN], ids=["align", "pretrain"])
+def test_two_processes_train_the_same_network_as_one(tmp_path: Path, words: tuple[str, ...]) -> None:
+    _run(tmp_path / "one", tmp_path / "cache", *words)
+    text = _run(tmp_path / "two", tmp_path / "cache", *words, "trainer.strategy=ddp", "trainer.devices=2")
 
     one, two = _weights(tmp_path / "one"), _weights(tmp_path / "two")
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5)
     alone, shared = _history(tmp_path / "one"), _history(tmp_path / "two")
-    assert alone == pytest.approx(shared, abs=1e-4)
+    assert alone == pytest.approx(shared, rel=1e-5, abs=1e-4)
     losses = [value for (name, _), value in sorted(alone.items()) if name == "train/loss"]
     assert max(losses) - min(losses) > 0.1, "the weights move"
     # One process speaks for both, and one of them evaluates.
     assert text.count("trained 8 batches in this attempt") == 1
+    assert text.count("brainlab 0") == text.count("run directory:") == 1
     found = [json.loads((tmp_path / name / "run" / "results.json").read_text())["metrics"] for name in ("one", "two")]
     values = [{name: metric["value"] for name, metric in metrics.items()} for metrics in found]
-    assert values[1] == pytest.approx(values[0], abs=1e-4)
+    assert values[1] == pytest.approx(values[0], rel=1e-5, abs=1e-4)
     status = json.loads((tmp_path / "two" / "run" / "status.json").read_text())
     assert status["state"] == "COMPLETED"
     assert len(status["attempts"]) == 1

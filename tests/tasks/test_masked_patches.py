@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from brainlab.data.sampling import already_collated
 from brainlab.errors import InvalidValue
 from brainlab.models.cbramod import CBraMod
-from brainlab.tasks.masked_patches import MaskedPatches, fixed_masks, masked_squared_error
+from brainlab.tasks.masked_patches import MaskedPatches, fixed_masks, keyed_uniform, masked_squared_error
 
 
 class _Copy(nn.Module):
@@ -98,7 +98,21 @@ def test_validation_judges_the_same_patches_in_every_epoch_and_the_mean_is_over_
     assert first["val/zero_loss"] == pytest.approx(first["val/loss"], rel=1e-5)
 
 
-def test_training_masks_follow_torch_s_generator(tmp_path: Path) -> None:
+def test_a_window_is_hidden_anew_in_every_epoch_and_alike_in_every_batch() -> None:
+    together = keyed_uniform(torch.tensor([4, 9, 2]), 300, seed=1)
+    assert torch.equal(together[1], keyed_uniform(torch.tensor([9]), 300, seed=1)[0])
+    many = keyed_uniform(torch.arange(500), 300, seed=(1 << 20) + 7).double()
+    assert many.min() >= 0
+    assert many.max() < 1
+    assert abs(float(many.mean()) - 0.5) < 0.003
+    assert abs(float(many.var()) - 1 / 12) < 0.001
+    neighbours = (many[1:], many[:-1]), (many[:, 1:], many[:, :-1]), (many[1:, :-1], many[:-1, 1:])
+    next_epoch = keyed_uniform(torch.arange(500), 300, seed=(1 << 20) + 8).double()
+    for one, other in (*neighbours, (many, next_epoch)):
+        assert abs(float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])) < 0.01
+
+
+def test_training_masks_follow_torch_s_seed(tmp_path: Path) -> None:
     drawn = []
     for seed in (5, 5, 6):
         torch.manual_seed(seed)

@@ -24,6 +24,7 @@ _CHATTY = (
 # Advice that is wrong here (our loaders and loggers decide these things) or of no use to the person at the terminal.
 _USELESS_WARNINGS = (
     r".*does not have many workers.*",
+    r"(?s).*Grad strides do not match bucket view strides.*",
     r".*`srun` command is available on your system but is not used.*",
     r".*smaller than the logging interval.*",
     r".*sampler has shuffling enabled.*",

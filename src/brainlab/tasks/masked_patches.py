@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from brainlab.errors import InvalidValue
 from brainlab.tasks.optim import cosine_with_warmup, two_rate_groups
 
-__all__ = ["MaskedPatches", "fixed_masks", "masked_squared_error"]
+__all__ = ["MaskedPatches", "fixed_masks", "keyed_uniform", "masked_squared_error"]
 
 _VALIDATION_SEED = 1
 
@@ -40,6 +40,27 @@ def fixed_masks(
     return masks
 
 
+def keyed_uniform(index: Int[Tensor, " batch"], n: int, seed: int) -> Float[Tensor, "batch n"]:
+    """Numbers in [0, 1) that depend on ``(seed, index)`` and their position alone, made where ``index`` lies.
+
+    A window gets the same numbers on every device and whatever else is in its batch, so that processes that share a
+    batch draw together what one process draws alone.
+
+    Source: the finaliser of SplitMix64 (Steele, Lea & Flood, 2014) over a counter; products wrap around.
+    """
+    z = index.long()[:, None] * _signed(0x9E3779B97F4A7C15) + torch.arange(n, device=index.device)
+    z = z * _signed(0xD1342543DE82EF95) + _signed(seed * 0xDA942042E4DD58B5 + 1)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        z = (z ^ (z >> shift & (1 << 64 - shift) - 1)) * _signed(factor)
+    return (z >> 40 & (1 << 24) - 1).float() / (1 << 24)
+
+
+def _signed(number: int) -> int:
+    """The 64 lowest bits of ``number`` as torch's integers hold them."""
+    number &= (1 << 64) - 1
+    return number - (1 << 64) if number >> 63 else number
+
+
 def masked_squared_error(
     predicted: Float[Tensor, "batch channel patch time"],
     target: Float[Tensor, "batch channel patch time"],
@@ -53,8 +74,9 @@ def masked_squared_error(
 class MaskedPatches(LightningModule):
     """Trains ``encoder(x, mask) -> reconstruction`` on hidden patches.
 
-    Training masks come from torch's global generator, whose state a checkpoint carries; validation masks are a
-    function of the window's index, so that every epoch is judged on the same patches.
+    Masks are a function of the window's index: those of training also of the epoch and of torch's seed, so that a
+    resumed run and processes that share a batch see the same ones, those of validation of nothing else, so that every
+    epoch is judged on the same patches.
 
     Args:
         encoder: maps (batch, channel, patch, time) and a mask (1 = hidden) to a reconstruction of that shape.
@@ -102,12 +124,31 @@ class MaskedPatches(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         eeg = batch["eeg"]
-        mask = torch.rand(eeg.shape[:3], device=eeg.device) < self.mask_probability
+        mask = self.training_masks(batch)
         error, hidden = masked_squared_error(self(eeg, mask), eeg, mask)
+        total = self._over_processes(torch.stack([error.detach().sum(), hidden.sum()]))
         # One window of one patch may hide nothing; its loss is then zero, not 0 / 0.
-        loss = error.sum() / hidden.sum().clamp(min=1)
-        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(eeg))
-        return loss
+        n = total[1].clamp(min=1)
+        self.log("train/loss", total[0] / n, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(eeg))
+        # Gradients are averaged over processes: each contributes its part of the mean over all hidden patches.
+        return error.sum() / n * self._n_processes
+
+    def training_masks(self, batch: dict[str, Tensor]) -> Bool[Tensor, "batch channel patch"]:
+        """The masks of a batch in this epoch."""
+        n_windows, n_channels, n_patches, _ = batch["eeg"].shape
+        seed = ((torch.initial_seed() + 1) << 20) + self.current_epoch
+        numbers = keyed_uniform(batch["index"], n_channels * n_patches, seed)
+        return (numbers < self.mask_probability).view(n_windows, n_channels, n_patches)
+
+    @property
+    def _n_processes(self) -> int:
+        return 1 if self._trainer is None else int(self.trainer.world_size)
+
+    def _over_processes(self, values: Tensor) -> Tensor:
+        """The sum of ``values`` over the processes that share the batch."""
+        if self._n_processes > 1:
+            torch.distributed.all_reduce(values)
+        return values
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._judge(batch, "val")
@@ -120,9 +161,9 @@ class MaskedPatches(LightningModule):
         error, hidden = masked_squared_error(self(eeg, mask), eeg, mask)
         n = int(hidden.sum())
         # Weighted by hidden patches, the epoch's mean is the mean over all hidden patches.
-        self.log(f"{part}/loss", error.sum() / n, batch_size=n, prog_bar=True)
+        self.log(f"{part}/loss", error.sum() / n, batch_size=n, prog_bar=True, sync_dist=True)
         power = (eeg.square().mean(dim=-1) * mask).sum()
-        self.log(f"{part}/zero_loss", power / n, batch_size=n)
+        self.log(f"{part}/zero_loss", power / n, batch_size=n, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         groups = two_rate_groups(self.encoder, [], self.lr, 1.0, self.weight_decay)
