@@ -31,6 +31,7 @@ ON_SLURM = (
     "hydra.launcher.gpus_per_node=0",
     "hydra.launcher.timeout_min=30",
     "hydra.launcher.array_parallelism=24",
+    "hydra.launcher.poll_interval_s=2",
 )
 _MODES = ("cluster", "any_accounting", "cluster_without_accounting", "small_arrays")
 

@@ -159,6 +159,16 @@ def test_a_job_in_no_queue_lives_while_its_heart_beats(site: Site) -> None:
     assert 45 <= site.time - started < 120
 
 
+def test_a_task_that_vanished_from_a_remembered_array_before_it_started_is_lost_at_once(site: Site) -> None:
+    watcher = site.watcher({0: "12_0", 1: "12_1", 2: "13"})
+    site.squeue = "12_0|RUNNING|None\n12_1|PENDING|JobArrayTaskLimit\n13|PENDING|None\n"
+    site.later(watcher)
+    site.squeue = "12_0|RUNNING|None\n"
+    assert site.later(watcher) == {}
+    assert site.later(watcher) == {1: "LOST"}
+    assert site.later(watcher) == {}
+
+
 def test_a_silent_cluster_loses_no_job_and_is_mentioned_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     watcher = site.watcher({0: "12"})
     site.squeue = site.scontrol = site.sacct = None

@@ -32,6 +32,8 @@ OUTCOMES = ".jobs"
 _OWN_ENDS = frozenset({"COMPLETED", "FAILED"})
 """Ends that a job reaches by itself; its outcome may still be on its way over a slow network file system."""
 
+_OUTCOME_POLLS = 3
+
 
 @dataclass
 class _Known:
@@ -61,7 +63,7 @@ class Watcher:
         interval_s: seconds between questions to the cluster; sites dislike frequent ones. Outcome files are looked
             for at every look, which costs one listing of a folder.
         heartbeat_s: a job unknown to the cluster is believed to run while its ``status.json`` changes within this
-            time; and a job that ended by itself has this long until its outcome must be visible.
+            time.
         submissions: tokens of the current submission by job number; an outcome with another token is an old one.
         cluster: who is asked.
         clock: seconds that only grow.
@@ -172,7 +174,7 @@ class Watcher:
 
     def _poll(self, now: bool = False) -> list[JobChange]:
         waiting = {number: self._ids[number] for number in self.unfinished}
-        found, answered = self._ask({job_id for job_id in waiting.values() if is_slurm_id(job_id)})
+        found, arrays, answered = self._ask({job_id for job_id in waiting.values() if is_slurm_id(job_id)})
         self._silent_polls = 0 if answered else self._silent_polls + 1
         if self._silent_polls == 3:
             log.warning("Neither squeue nor scontrol answers; no job is called lost until one of them does.")
@@ -182,16 +184,16 @@ class Watcher:
             if entry is not None:
                 change = self._ended(number, entry, now) if entry.ended else self._goes_on(number, entry)
             elif answered or not is_slurm_id(job_id):
-                change = self._missing(number, now)
+                change = self._missing(number, now, job_id.partition("_")[0] in arrays)
             else:
                 continue  # silence is no sign that a job is gone
             changes += [change] if change is not None else []
         return changes
 
-    def _ask(self, ids: set[str]) -> tuple[dict[str, QueueEntry], bool]:
-        """What is known of the jobs, and whether anybody answered who would know of a living one."""
+    def _ask(self, ids: set[str]) -> tuple[dict[str, QueueEntry], set[str], bool]:
+        """What is known of the jobs, which arrays are remembered, and whether anybody answered who knows the living."""
         if not ids:
-            return {}, True
+            return {}, set(), True
         squeue = self._cluster.squeue(ids)
         found = {key: entry for key, entry in (squeue or {}).items() if key in ids}
         answered = squeue is not None
@@ -205,7 +207,8 @@ class Watcher:
             # The accounting is late: what it calls ended has ended, but what it calls running may be gone for long.
             sacct = self._cluster.sacct(missing) or {}
             found.update({key: sacct[key] for key in missing & set(sacct) if sacct[key].ended})
-        return found, answered
+        arrays = {job_id.partition("_")[0] for job_id in squeue or () if "_" in job_id}
+        return found, arrays, answered
 
     def _goes_on(self, number: int, entry: QueueEntry) -> JobChange | None:
         known = self._of(number)
@@ -227,19 +230,22 @@ class Watcher:
         known.gone_polls += 1
         if number in self._cancelling and entry.state == "CANCELLED":
             return self._change(number, "CANCELLED", "cancelled by the sweep")
-        late = self._clock() - known.gone_since >= self._heartbeat_s
+        late = self._clock() - known.gone_since >= _OUTCOME_POLLS * self._interval_s
         if known.gone_polls < 2 or (entry.state in _OWN_ENDS and not late and not now):
             return None
         return self._lost(number, f"{entry}, without leaving an outcome" if entry.state in _OWN_ENDS else str(entry))
 
-    def _missing(self, number: int, now: bool) -> JobChange | None:
-        """The cluster does not know the job; its heartbeat decides."""
+    def _missing(self, number: int, now: bool, array_known: bool) -> JobChange | None:
+        """The cluster does not know the job; its heartbeat decides.
+
+        A task that is cancelled before it starts vanishes from an array of which the rest is still remembered.
+        """
         known, status = self._of(number), self._status(number)
         beat = status.get("heartbeat")
         if known.heartbeat_seen is None or beat != known.heartbeat:
             known.heartbeat, known.heartbeat_seen = beat, self._clock()
         # The beat is timed by this machine's clock where there is time for it: those of two machines may differ.
-        age = _age_s(beat) if now else self._clock() - known.heartbeat_seen
+        age = _age_s(beat) if now or (beat is None and array_known) else self._clock() - known.heartbeat_seen
         alive = age < self._heartbeat_s and not (now and status.get("state") != "RUNNING")
         if alive:
             known.gone_polls = 0
