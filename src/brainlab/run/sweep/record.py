@@ -30,6 +30,7 @@ from brainlab.run.sweep.table import Entry, best_of, counted, screen_text, sweep
 __all__ = ["JobsFailed", "SweepRecord", "collect_sweep"]
 
 _PAGE_EVERY_S = 20.0
+_COUNT_EVERY_S = 5.0
 
 
 class JobsFailed(BrainlabError):
@@ -49,6 +50,8 @@ class SweepRecord:
     def __init__(self, folder: Path, cfg: DictConfig | None = None) -> None:
         self.folder = Path(folder).absolute()
         self.max_failures: int | None = None if cfg is None else cfg.sweep.max_failures
+        self.planned = 0
+        """How many jobs there are to be, where a search adds them one by one."""
         self.given_up = False
         """Whether so many jobs failed that no more are started."""
         self.figures: list[dict[str, str]] = []
@@ -57,7 +60,7 @@ class SweepRecord:
         self._lock = FileLock(self.folder / ".sweep.lock")
         self._found: dict[int, Found] = {}
         self._curves: dict[int, dict[str, Points]] = {}
-        self._next_page = 0.0
+        self._next_page = self._next_count = 0.0
         self._read()
 
     @classmethod
@@ -216,6 +219,8 @@ class SweepRecord:
         for number, job_id in ids.items():
             self.rows[number].job_id = job_id
         self._write(ended=True)
+        if self.on_cluster:
+            _say(f"submitted {_jobs(len(ids))} ({_arrays(ids)}) · {self.folder}")
 
     def changed(self, change: JobChange) -> None:
         """Take over what became known of one job, and say it where the job ended."""
@@ -230,7 +235,7 @@ class SweepRecord:
         if row.state == known and not row.ended:
             return
         self._write(ended=row.ended)
-        if row.ended and row.state != known:
+        if row.state != known:
             self._tell(row)
 
     def finish(self) -> None:
@@ -271,9 +276,9 @@ class SweepRecord:
     def interrupted(self) -> None:
         """The sweep was stopped by hand: jobs of this machine ended with it, those of a cluster go on."""
         if self.on_cluster and self.alive:
-            ids = " ".join(dict.fromkeys(job_id.partition("_")[0] for job_id in self.alive.values()))
-            _say(f"{len(self.alive)} jobs go on on the cluster ({ids}; end them with: scancel {ids})")
-            _say(f"collect them later with: {self.collect_command}")
+            ids = _arrays(self.alive)
+            _say(f"{_jobs(len(self.alive))} still on the cluster (end them with: scancel {ids})")
+            _say(f"collect later with: {self.collect_command}")
         else:
             for row in self.rows.values():
                 if not row.ended:
@@ -282,9 +287,8 @@ class SweepRecord:
 
     def left(self) -> None:
         """The jobs are on their way and nobody waits for them."""
-        ids = " ".join(dict.fromkeys(job_id.partition("_")[0] for job_id in self.alive.values()))
-        _say(f"{len(self.alive)} jobs submitted{f' ({ids})' if ids else ''}; not waiting for them")
-        _say(f"collect them later with: {self.collect_command}")
+        _say(f"not waiting for {_jobs(len(self.alive))} ({_arrays(self.alive)})")
+        _say(f"collect later with: {self.collect_command}")
         self._write(always=True)
 
     # --- inside --------------------------------------------------------------------------------------------------
@@ -352,15 +356,22 @@ class SweepRecord:
         return shlex.join([*words, f"hydra.sweep.dir={self.folder}"]) if words else ""
 
     def _tell(self, row: JobRow) -> None:
+        """Say what happened to one job, and from time to time where all of them stand."""
         states = [each.state for each in self.rows.values()]
         n_ended = sum(each.ended for each in self.rows.values())
-        words = [f"[{n_ended}/{len(states)}] job {row.num} {row.state}", self.described(row.num)]
-        if row.score is not None:
-            words.append(f"{self.metric} {row.score:.4g}")
-        if row.state != "COMPLETED":
-            words += [row.reason or "", f"log: {row.log or row.run_dir}"]
-        _say(" · ".join(word for word in words if word))
-        if n_ended < len(states):
+        said = row.ended or row.state == "PREEMPTED"
+        if said:
+            count = f"[{n_ended}/{len(states)}] " if row.ended else ""
+            words = [f"{count}job {row.num} {row.state}", self.described(row.num)]
+            if row.score is not None:
+                words.append(f"{self.metric} {row.score:.4g}")
+            if row.state == "PREEMPTED":
+                words += [row.reason or "", "it goes on when the cluster has room"]
+            elif row.state != "COMPLETED":
+                words += [row.reason or "", f"log: {row.log or row.run_dir}"]
+            _say(" · ".join(word for word in words if word))
+        if n_ended < len(states) and (self.on_cluster or row.ended) and time.monotonic() >= self._next_count:
+            self._next_count = time.monotonic() + _COUNT_EVERY_S
             _say(counted(states))
 
 
@@ -425,6 +436,15 @@ def _refuse_subfolders(cfg: DictConfig) -> None:
             "expected ${hydra.job.num}: the folder of a job is its number",
             hint="sweep.csv says which number has which values",
         )
+
+
+def _jobs(n: int) -> str:
+    return f"{n} job{'' if n == 1 else 's'}"
+
+
+def _arrays(ids: Mapping[int, str]) -> str:
+    """The cluster's names of whole arrays: ``12`` for ``12_0`` and ``12_1``."""
+    return " ".join(dict.fromkeys(job_id.partition("_")[0] for job_id in ids.values()))
 
 
 def _say(text: str) -> None:

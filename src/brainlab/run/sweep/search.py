@@ -16,6 +16,7 @@ from brainlab.config.compose import Composer
 from brainlab.config.preflight import space_of
 from brainlab.config.search_space import Space, check_settings
 from brainlab.errors import ConfigError
+from brainlab.plot.svg import Mark, chart, numeric_axis
 from brainlab.run.directory import read_json, write_json
 from brainlab.run.sweep.follow import follow
 from brainlab.run.sweep.jobs import JobChange, Runner, SweepJob
@@ -101,6 +102,7 @@ class _Search:
 
     def run(self) -> None:
         """Try until the search has what it asked for, or there is no point in going on."""
+        self._record.planned = int(self._cfg.sweep.n_trials)
         if self._trials:
             print(f"going on after {len(self._trials)} trials of an earlier start", flush=True)
         self._ids.update(self._record.alive)  # of a submitter that is gone: watched again, not repeated
@@ -114,6 +116,7 @@ class _Search:
                     self._ended(change)
                     self._fill()
         self._write()
+        self._draw(self._proposer.importance())
 
     # --- asking --------------------------------------------------------------------------------------------------
 
@@ -178,6 +181,7 @@ class _Search:
             row = self._record.rows[change.number]
             self._settle_job(trial, row.state, row.score, row.reason)
             self._write()
+            self._draw({})
 
     def _settle_job(self, trial: Trial, state: str, score: float | None, reason: str | None) -> None:
         assert trial.job is not None
@@ -252,6 +256,40 @@ class _Search:
                 f"  as a plain run: {_plain_command(best.words)}",
             ]
         )
+
+    def _draw(self, shares: Mapping[str, float]) -> None:
+        """Show on the page what the trials scored in their order, and the best until then."""
+        metric, sign = str(self._cfg.sweep.metric), 1 if self._cfg.sweep.mode == "min" else -1
+        scored = [each for _, each in sorted(self._trials.items()) if each.score is not None]
+        complete = [each for each in scored if each.state == "COMPLETE"]
+        if len(complete) < 2:
+            return
+        best, until_now = [], math.inf
+        for trial in complete:
+            until_now = min(until_now, sign * float(trial.score or 0.0))
+            best.append((float(trial.number), sign * until_now))
+        marks = [Mark(best, "#0072b2", title="best so far", strong=True)]
+        marks += [
+            Mark(
+                [(float(trial.number), float(trial.score or 0.0))],
+                "#8a94a3" if trial.state == "PRUNED" else "#0072b2",
+                title=f"trial {trial.number} · job {trial.job} · {self._described(trial)} · {trial.state.lower()}",
+                job=trial.job,
+                line=False,
+                dots=True,
+            )
+            for trial in scored
+        ]
+        x = numeric_axis("trial", [float(trial.number) for trial in scored], log=False, margin=0.03)
+        y = numeric_axis(metric, [float(trial.score or 0.0) for trial in scored], margin=0.08)
+        caption = "Each dot is a trial; the line is the best until then."
+        if any(trial.state == "PRUNED" for trial in scored):
+            caption += " Grey trials were ended early."
+        if shares:
+            caption += " Share of the differences that each key explains (fANOVA): "
+            caption += ", ".join(f"{key} {share:.0%}" for key, share in shares.items()) + "."
+        figure = {"title": f"{metric} by trial", "caption": caption, "svg": chart(marks, x, y)}
+        self._record.figures = [figure]
 
     def _write(self) -> None:
         sweep, best = self._cfg.sweep, self._best()

@@ -40,6 +40,11 @@ class Entry:
         """The cluster's name of the job, where it ran on one."""
         return self.found.slurm_job_id or (self.row.job_id if is_slurm_id(self.row.job_id) else None)
 
+    @property
+    def pruned(self) -> bool:
+        """Whether a search ended the job early; it completed, with less training than its siblings."""
+        return self.row.state == "COMPLETED" and self.found.pruned is not None
+
     def metrics(self, metric: str) -> dict[str, Any]:
         """What the job scored, the sweep's own metric first; only a completed job scores."""
         if self.row.state != "COMPLETED":
@@ -57,7 +62,8 @@ def columns_of(entries: Sequence[Entry], metric: str) -> list[str]:
 def sweep_csv(entries: Sequence[Entry], swept: Sequence[str], metric: str) -> str:
     """The text of ``sweep.csv``: number, state, swept values, metrics, and where to find the rest."""
     names = columns_of(entries, metric)
-    columns = list(dict.fromkeys(["num", "state", *(key for key in swept if key != "seed"), *names, *_LAST]))
+    pruned = ["pruned"] if any(entry.pruned for entry in entries) else []
+    columns = list(dict.fromkeys(["num", "state", *(key for key in swept if key != "seed"), *names, *pruned, *_LAST]))
     rows = []
     for entry in entries:
         row = {
@@ -65,6 +71,7 @@ def sweep_csv(entries: Sequence[Entry], swept: Sequence[str], metric: str) -> st
             **entry.metrics(metric),
             "num": entry.row.num,
             "state": entry.row.state,
+            "pruned": "true" if entry.pruned else "",
             "seed": entry.seed,
             "wall_s": entry.found.wall_s,
             "run_dir": entry.row.run_dir,
@@ -96,7 +103,7 @@ def screen_text(entries: Sequence[Entry], swept: Sequence[str], metric: str, mod
         cells.append(
             [
                 str(entry.row.num),
-                entry.row.state,
+                f"{entry.row.state} (pruned)" if entry.pruned else entry.row.state,
                 *(_short(entry.settings.get(key)) for key in swept),
                 *([marked] if scored else []),
                 str(entry.slurm_job_id or ""),
@@ -135,8 +142,8 @@ def counted(states: Iterable[str], *, ended_only: bool = False) -> str:
 
 
 def best_of(entries: Sequence[Entry], metric: str, mode: str) -> Entry | None:
-    """The completed job with the best score."""
-    scored = [entry for entry in entries if _is_number(entry.metrics(metric).get(metric))]
+    """The completed job with the best score; a trial that a search ended early was not tried to its end."""
+    scored = [entry for entry in entries if _is_number(entry.metrics(metric).get(metric)) and not entry.pruned]
     if not scored:
         return None
     return (max if mode == "max" else min)(scored, key=lambda entry: entry.metrics(metric)[metric])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any, Literal, Protocol
 from brainlab.config.search_space import Space, without_password
 from brainlab.errors import BrainlabError, ConfigError
 from brainlab.run.sweep.space import distributions, draws, seed_for
+
+log = logging.getLogger(__name__)
 
 __all__ = ["DATABASE", "OptunaTrials", "Proposer", "RandomTrials", "Trial"]
 
@@ -51,6 +54,9 @@ class Proposer(Protocol):
     def past(self) -> list[Trial]:
         """Trials that ended before this process began."""
 
+    def importance(self) -> dict[str, float]:
+        """What part of the differences between scores each key explains; empty where that is not known."""
+
 
 class RandomTrials:
     """``n_trials`` seeded draws; a search that goes on draws the same ones, and its record knows which have run."""
@@ -73,6 +79,9 @@ class RandomTrials:
 
     def past(self) -> list[Trial]:
         return []
+
+    def importance(self) -> dict[str, float]:
+        return {}
 
 
 class OptunaTrials:
@@ -191,6 +200,19 @@ class OptunaTrials:
 
     def past(self) -> list[Trial]:
         return list(self._past)
+
+    def importance(self) -> dict[str, float]:
+        from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+        if len(self._distributions) < 2:
+            return {}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return dict(get_param_importances(self._study, evaluator=FanovaImportanceEvaluator(seed=self._seed)))
+        except (ValueError, RuntimeError, ImportError) as error:  # too few trials, or all with one score
+            log.debug("no importance: %s", error)
+            return {}
 
     def _sampled(self, point: dict[str, Any] | None = None) -> Any:
         from optuna.samplers import TPESampler
