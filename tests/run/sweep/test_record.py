@@ -251,7 +251,9 @@ def test_a_requeued_job_is_not_told_as_ended(tmp_path, capsys):
         record.changed(JobChange(0, state))
 
     assert record.alive == {0: "12_0", 1: "12_1"}
-    assert "job 0" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "job 0 PREEMPTED · model.lr=1 · it goes on" in shown
+    assert "[" not in shown
 
 
 class FakeRunner:
@@ -308,7 +310,7 @@ def test_an_interrupted_cluster_sweep_goes_on_and_says_how_to_collect_it(tmp_pat
         run(record, FakeRunner([JobChange(0, "COMPLETED", 1.0), KeyboardInterrupt()]), ["model.lr=1"], ["model.lr=2"])
 
     shown = capsys.readouterr().out
-    assert "1 jobs go on" in shown
+    assert "1 job still on the cluster" in shown
     assert "scancel 77" in shown
     assert f"brainlab job=collect runs={tmp_path}" in shown
     assert record.rows[1].state == "PENDING"
