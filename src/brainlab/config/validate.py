@@ -293,6 +293,7 @@ def _devices(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> Non
     target = str(launcher.get("_target_", ""))
     if target.endswith("SlurmLauncher"):
         _processes(trainer, launcher, origins)
+        _launching(launcher, origins)
         return
     strategy = str(trainer.get("strategy"))
     if strategy.startswith("ddp") and "spawn" not in strategy:
@@ -316,8 +317,8 @@ def _processes(trainer: Mapping[str, Any], launcher: Any, origins: Origins) -> N
     """SLURM starts the processes of a distributed run, so both sides must count the same."""
     devices, tasks, nodes = trainer.get("devices"), launcher.get("tasks_per_node", 1), launcher.get("nodes", 1)
     gpus, on_gpu = launcher.get("gpus_per_node") or 0, trainer.get("accelerator") in ("gpu", "cuda")
-    counted = isinstance(devices, int) and devices > 0
-    if not counted and max(tasks, gpus) > 1:
+    counted = devices if isinstance(devices, int) and devices > 0 else None  # "auto", -1, a list: what the node has
+    if counted is None and max(tasks, gpus) > 1:
         raise ConfigError(
             "trainer.devices",
             devices,
@@ -325,7 +326,7 @@ def _processes(trainer: Mapping[str, Any], launcher: Any, origins: Origins) -> N
             where=origins.where("trainer.devices"),
             hint=f"trainer.devices={max(tasks, gpus)} hydra.launcher.tasks_per_node={max(tasks, gpus)}",
         )
-    if counted and devices != tasks:
+    if counted is not None and counted != tasks:
         raise ConfigError(
             "trainer.devices",
             devices,
@@ -333,7 +334,8 @@ def _processes(trainer: Mapping[str, Any], launcher: Any, origins: Origins) -> N
             where=origins.where("trainer.devices"),
             hint=f"SLURM starts one process per device: hydra.launcher.tasks_per_node={devices}",
         )
-    if counted and on_gpu and gpus < devices and not (launcher.get("gpus_per_task") or launcher.get("gres")):
+    elsewhere = launcher.get("gpus_per_task") or launcher.get("gres")
+    if counted is not None and on_gpu and gpus < counted and not elsewhere:
         raise ConfigError(
             "trainer.devices",
             devices,
@@ -346,6 +348,44 @@ def _processes(trainer: Mapping[str, Any], launcher: Any, origins: Origins) -> N
             trainer.get("num_nodes"),
             f"expected hydra.launcher.nodes={nodes}",
             where=origins.where("trainer.num_nodes"),
+        )
+
+
+def _launching(launcher: Any, origins: Origins) -> None:
+    """What a cluster would only refuse, or misunderstand, after the sweep's folder was written."""
+    folder = str(OmegaConf.to_container(launcher).get("submitit_folder"))  # type: ignore[union-attr]
+    if folder != "${hydra.sweep.dir}/.submitit/%j":
+        raise ConfigError(
+            "hydra.launcher.submitit_folder",
+            folder,
+            "cannot be changed: logs are looked for in .submitit inside the sweep's folder",
+            where=origins.where("hydra.launcher.submitit_folder"),
+            hint="hydra.sweep.dir=… moves both",
+        )
+    processes = launcher.get("tasks_per_node", 1) * launcher.get("nodes", 1)
+    if not launcher.get("use_srun", True) and processes > 1:
+        raise ConfigError(
+            "hydra.launcher.use_srun",
+            "false",
+            f"expected true: srun is what starts the {processes} processes of a job",
+            where=origins.where("hydra.launcher.use_srun"),
+        )
+    for key in ("timeout_min", "array_parallelism", "tasks_per_node", "nodes", "cpus_per_task", "poll_interval_s"):
+        value = launcher.get(key)
+        if value is not None and value <= 0:
+            name = f"hydra.launcher.{key}"
+            raise ConfigError(name, value, "expected a positive number", where=origins.where(name))
+    retries, delay_s = launcher.get("max_num_timeout", 0), launcher.get("signal_delay_s", 0)
+    if retries < 0:
+        name = "hydra.launcher.max_num_timeout"
+        raise ConfigError(name, retries, "expected 0 or more", where=origins.where(name))
+    if not 0 < delay_s < 60 * launcher.get("timeout_min", 60):
+        raise ConfigError(
+            "hydra.launcher.signal_delay_s",
+            delay_s,
+            "expected more than 0 s and less than hydra.launcher.timeout_min",
+            where=origins.where("hydra.launcher.signal_delay_s"),
+            hint="it is the time that a job has to write a checkpoint before SLURM ends it",
         )
 
 

@@ -9,7 +9,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 
 
 def _launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-    """What Hydra asks of a launcher, for sweepers other than ours: every job's end, and no exception for any of them."""
+    """What Hydra asks of a launcher, for sweepers other than ours: every job's end, and no exception for any."""
     from pathlib import Path
 
     from brainlab.config.preflight import judged

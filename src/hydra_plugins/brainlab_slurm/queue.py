@@ -15,7 +15,7 @@ class BrainlabSlurmConf(SlurmQueueConf):
     gpus_per_node: int | None = 1
     max_num_timeout: int = 5
     array_parallelism: int = 16
-    # srun does not inherit cpus-per-task since SLURM 22.05; a profile that replaces the list keeps this line all the same.
+    # srun does not inherit cpus-per-task since SLURM 22.05; a profile that replaces the list keeps this line.
     setup: list[str] | None = field(default_factory=lambda: ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"])
     teardown: list[str] | None = None
     srun_args: list[str] | None = None
@@ -26,6 +26,7 @@ class BrainlabSlurmConf(SlurmQueueConf):
     dependency: str | None = None
     mail_type: str | None = None
     mail_user: str | None = None
+    poll_interval_s: float = 15.0  # between questions to the cluster while a sweep waits; sites dislike frequent ones
 
 
 @dataclass

@@ -25,7 +25,17 @@ from brainlab.errors import InvalidFile
 from brainlab.io.atomic import write_atomically
 from brainlab.run.sweep.jobs import SweepJob
 
-__all__ = ["JOBS", "Frozen", "check_private", "freeze", "frozen_path", "outcome_path", "private_folder", "thaw"]
+__all__ = [
+    "JOBS",
+    "Frozen",
+    "check_own",
+    "check_private",
+    "freeze",
+    "frozen_path",
+    "outcome_path",
+    "private_folder",
+    "thaw",
+]
 
 JOBS = ".jobs"
 
@@ -88,9 +98,7 @@ def freeze(jobs: Iterable[SweepJob], folder: Path, task_function: Callable[..., 
         )
         outcome_path(folder, job.number).unlink(missing_ok=True)
         # Not pickle: Hydra executes plugin modules again, so a class of a node need not be the module's own any more.
-        path = frozen_path(folder, job.number)
-        write_atomically(path, cloudpickle.dumps(frozen))
-        path.chmod(0o600)  # also where the user's umask would let a group write
+        write_atomically(frozen_path(folder, job.number), cloudpickle.dumps(frozen))
     return submission
 
 
@@ -102,7 +110,7 @@ def thaw(folder: Path, number: int) -> Frozen:
     """
     path = frozen_path(folder, number)
     check_private(path.parent)
-    check_private(path)
+    check_own(path)
     try:
         frozen = pickle.loads(path.read_bytes())  # the user's own file, just checked
     except Exception as error:
@@ -125,11 +133,22 @@ def private_folder(path: Path) -> Path:
     return path
 
 
-def check_private(path: Path) -> None:
-    """Make sure that nobody but this user can have written ``path``.
+def check_private(folder: Path) -> None:
+    """Make sure that nobody but this user can have put anything into ``folder``.
 
     Raises:
         InvalidFile: it is missing, a link, somebody else's, or open to others.
+    """
+    mode = stat.S_IMODE(check_own(folder).st_mode)
+    if mode & 0o077:
+        raise InvalidFile("job", folder, f"expected a private folder of this sweep: mode 0700, not {mode:04o}")
+
+
+def check_own(path: Path) -> os.stat_result:
+    """Make sure that ``path`` is this user's own and not a link; inside a private folder no more is needed.
+
+    Raises:
+        InvalidFile: it is missing, a link, or somebody else's.
     """
     try:
         found = path.lstat()
@@ -140,9 +159,6 @@ def check_private(path: Path) -> None:
         expected = "not a link"
     elif found.st_uid != os.geteuid():
         expected = f"owned by user {os.geteuid()}, not {found.st_uid}"
-    elif stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) & 0o077:
-        expected = f"mode 0700, not {stat.S_IMODE(found.st_mode):04o}"
-    elif stat.S_IMODE(found.st_mode) & 0o022:
-        expected = f"writable by its owner alone, not {stat.S_IMODE(found.st_mode):04o}"
     if expected is not None:
         raise InvalidFile("job", path, f"expected a private file of this sweep: {expected}")
+    return found

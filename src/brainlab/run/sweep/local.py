@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from brainlab.run.sweep.frozen import freeze, outcome_path, private_folder
 from brainlab.run.sweep.jobs import JobChange, SweepJob, as_score
-from brainlab.run.sweep.watch import mark_lost, read_outcome
+from brainlab.run.sweep.watch import Watcher, mark_lost, read_outcome
 
-__all__ = ["LocalProcesses", "gpus"]
+__all__ = ["LocalProcesses", "gpus", "left_running"]
 
 _LOOK_EVERY_S = 0.2
 _CORES_PER_JOB = 4
@@ -40,6 +40,7 @@ class LocalProcesses:
         self._gpus = gpus()
         self.parallel = parallel or len(self._gpus) or max(1, cores // _CORES_PER_JOB)
         self._threads = cpus_per_task or max(1, cores // self.parallel)
+        self._own: set[int] = set()
         self._waiting: list[int] = []
         self._running: dict[int, tuple[subprocess.Popen[bytes], int]] = {}
         self._cancelled: set[int] = set()
@@ -48,6 +49,7 @@ class LocalProcesses:
         freeze(jobs, folder, self._function)
         private_folder(folder / ".submitit")
         self._waiting += [job.number for job in jobs]
+        self._own.update(self._waiting)
         return {job.number: f"local-{job.number}" for job in jobs}
 
     def watch(self, ids: Mapping[int, str], folder: Path) -> Iterator[JobChange]:
@@ -56,8 +58,9 @@ class LocalProcesses:
                 yield from self._start(folder)
                 yield from self._ended(folder)
                 if not self._waiting and not self._running:
-                    return
+                    break
                 time.sleep(_LOOK_EVERY_S)
+            yield from left_running(ids, self._own, folder)
         finally:
             self._end_all()
 
@@ -65,7 +68,7 @@ class LocalProcesses:
         self._cancelled |= set(ids)
         for number, (process, _) in self._running.items():
             if number in ids:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)  # a training answers SIGTERM with a checkpoint and goes on
 
     def script(self, jobs: Sequence[SweepJob], folder: Path) -> str | None:
         return None
@@ -125,7 +128,7 @@ class LocalProcesses:
     def _end_all(self) -> None:
         for process, _ in self._running.values():
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + _END_S
         for process, _ in self._running.values():
             try:
@@ -135,6 +138,14 @@ class LocalProcesses:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self._running.clear()
+
+
+def left_running(ids: Mapping[int, str], own: Collection[int], folder: Path) -> Iterator[JobChange]:
+    """Follow jobs that an earlier process of this sweep started and left running, until they have ended."""
+    watcher = Watcher({number: job_id for number, job_id in ids.items() if number not in own}, folder)
+    while watcher.unfinished:
+        yield from watcher.look()
+        time.sleep(_LOOK_EVERY_S)
 
 
 def gpus() -> list[str]:

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from brainlab.run.sweep.frozen import freeze
 from brainlab.run.sweep.jobs import JobChange, Runner, SweepJob
-from brainlab.run.sweep.local import LocalProcesses
+from brainlab.run.sweep.local import LocalProcesses, left_running
 from brainlab.run.sweep.slurm import SlurmArrays, cancel
-from brainlab.run.sweep.watch import Watcher
+from brainlab.run.sweep.watch import INTERVAL_S, Watcher
 from brainlab.run.sweep.work import change_of, run_config
 
 __all__ = ["Foreign", "InProcess", "Slurm", "runner_for", "script_for"]
@@ -62,10 +62,12 @@ class InProcess:
     def __init__(self, hydra_context: Any, task_function: Callable[..., Any], config: DictConfig) -> None:
         self._context, self._function, self._config = hydra_context, task_function, config
         self._jobs: dict[int, SweepJob] = {}
+        self._own: set[int] = set()
         self._cancelled: set[int] = set()
 
     def submit(self, jobs: Sequence[SweepJob], folder: Path) -> dict[int, str]:
         self._jobs.update({job.number: job for job in jobs})
+        self._own.update(job.number for job in jobs)
         return {job.number: f"here-{job.number}" for job in jobs}
 
     def watch(self, ids: Mapping[int, str], folder: Path) -> Iterator[JobChange]:
@@ -77,6 +79,7 @@ class InProcess:
                 continue
             yield JobChange(number, "RUNNING")
             yield self._run(job, folder)
+        yield from left_running(ids, self._own, folder)
 
     def cancel(self, ids: Mapping[int, str]) -> None:
         self._cancelled |= set(ids)
@@ -87,7 +90,7 @@ class InProcess:
     def _run(self, job: SweepJob, folder: Path) -> JobChange:
         setup_globals()
         try:
-            done = run_config(job.config, self._function, self._context, number=job.number, job_id=None)
+            done = run_config(job.config, self._function, self._context, folder, job.number, None)
         finally:
             # A job's logging writes into its own folder; between jobs the sweep's is in force again.
             configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
@@ -112,7 +115,8 @@ class Slurm:
         return ids
 
     def watch(self, ids: Mapping[int, str], folder: Path) -> Iterator[JobChange]:
-        self._watcher = watcher = Watcher(ids, folder, submissions=self._submissions)
+        interval_s = float(self._params.get("poll_interval_s") or INTERVAL_S)
+        self._watcher = watcher = Watcher(ids, folder, interval_s, submissions=self._submissions)
         while True:
             yield from watcher.look()
             if not watcher.unfinished:

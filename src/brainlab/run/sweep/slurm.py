@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from brainlab.errors import BrainlabError, ConfigError
+from brainlab.errors import BrainlabError
 from brainlab.run.sweep.frozen import private_folder
 from brainlab.run.sweep.work import Work
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _FOLDER = ".submitit"
 _ARRAY_LIMIT = 1001  # SLURM's own default
 _BIND = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
-_ABOUT_SUBMITIT = ("submitit_folder", "max_num_timeout", "python")
+_NOT_FOR_SBATCH = ("submitit_folder", "max_num_timeout", "python", "poll_interval_s")
 _WORKER = "brainlab.run.sweep.work"
 
 
@@ -36,13 +36,6 @@ class SlurmArrays:
 
     def __init__(self, params: Mapping[str, Any], folder: Path) -> None:
         self.params, self.folder = dict(params), Path(folder)
-        asked = str(params.get("submitit_folder") or f"{_FOLDER}/%j")
-        if Path(asked).parts[-2:] != (_FOLDER, "%j"):
-            raise ConfigError(
-                "hydra.launcher.submitit_folder",
-                asked,
-                f"expected <sweep folder>/{_FOLDER}/%j, where logs are looked for",
-            )
         self.parallel = int(params.get("array_parallelism") or 1)
 
     def submit(self, numbers: Sequence[int]) -> dict[int, str]:
@@ -59,7 +52,7 @@ class SlurmArrays:
         ids: dict[int, str] = {}
         try:
             for part in parts:
-                executor = self._executor(self.folder / _FOLDER, max(1, self.parallel // len(parts)))
+                executor = self._executor(self.folder / _FOLDER, self._parallel(parts))
                 submitted = executor.submit_all([Work(self.folder, number) for number in part])
                 ids.update(zip(part, submitted, strict=True))
         except BaseException as error:
@@ -75,15 +68,23 @@ class SlurmArrays:
     def script(self, n_jobs: int) -> str:
         """The text that ``sbatch`` would get for the first array; nothing is written."""
         with tempfile.TemporaryDirectory() as folder:
-            first = chunks(range(n_jobs), max_array_size())[0]
-            text = self._executor(Path(folder) / _FOLDER, self.parallel).text(len(first))
+            parts = chunks(range(n_jobs), max_array_size())
+            text = self._executor(Path(folder) / _FOLDER, self._parallel(parts)).text(len(parts[0]))
         return text.replace(str(Path(folder).absolute()), str(self.folder))
+
+    def _parallel(self, parts: Sequence[Sequence[int]]) -> int:
+        """How many jobs of each array may run at the same time, so that all together keep to what was asked for."""
+        return max(1, self.parallel // len(parts))
 
     def _executor(self, folder: Path, parallel: int) -> Any:
         from submitit.slurm.slurm import SlurmExecutor
 
         class Executor(SlurmExecutor):
             """Starts our own worker, which looks at what it is given before submitit unpickles it."""
+
+            @classmethod
+            def affinity(cls) -> int:
+                return 2  # a script can be shown where there is no SLURM; submitting was refused long before
 
             @property
             def _submitit_command_str(self) -> str:
@@ -104,7 +105,7 @@ class SlurmArrays:
             max_num_timeout=int(self.params.get("max_num_timeout", 5)),
             python=self.params.get("python") or None,
         )
-        keys = {key: value for key, value in self.params.items() if key not in _ABOUT_SUBMITIT and value is not None}
+        keys = {key: value for key, value in self.params.items() if key not in _NOT_FOR_SBATCH and value is not None}
         keys["setup"] = _setup(keys)
         keys["array_parallelism"] = parallel
         keys["wckey"] = None  # submitit's own would be refused where a site keeps a list of them

@@ -6,8 +6,10 @@ job; ``python -m brainlab.run.sweep.work --local SWEEP NUMBER`` is a job on this
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,15 +21,17 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from brainlab.errors import BrainlabError, ConfigError
+from brainlab.errors import BrainlabError, ConfigError, InvalidFile
 from brainlab.run.directory import RunDirectory, is_rank_zero, read_json, write_json
 from brainlab.run.status import now
-from brainlab.run.sweep.frozen import Frozen, check_private, outcome_path, thaw
+from brainlab.run.sweep.frozen import Frozen, check_own, check_private, outcome_path, thaw
 from brainlab.run.sweep.jobs import JobChange, as_score
 
 __all__ = ["Work", "change_of", "main", "run_config"]
 
 log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Work:
@@ -64,10 +68,12 @@ def run_frozen(folder: Path, number: int, job_id: str | None) -> None:
         Exception: whatever the job raised.
     """
     frozen = thaw(folder, number)
-    os.chdir(frozen.cwd)
-    sys.argv[:] = frozen.command  # records of the run hold what the user typed
-    function = _ready(frozen)
-    job = run_config(frozen.config, function, _context(frozen.config), number=number, job_id=job_id)
+    try:
+        job = run_config(frozen.config, _ready(frozen), _context(frozen.config), folder, number, job_id)
+    except Exception as error:  # before its run began: a package that this machine lacks, a folder that it cannot see
+        log.error("job %d cannot start", number, exc_info=True)
+        job = JobReturn(cfg=frozen.config, status=JobStatus.FAILED)
+        job.return_value = error
     change = change_of(number, job, folder)
     if is_rank_zero():
         write_json(
@@ -87,7 +93,7 @@ def run_frozen(folder: Path, number: int, job_id: str | None) -> None:
 
 
 def run_config(
-    config: DictConfig, function: Any, context: HydraContext, *, number: int, job_id: str | None
+    config: DictConfig, function: Any, context: HydraContext, folder: Path, number: int, job_id: str | None
 ) -> JobReturn:
     """Run one composed configuration as Hydra runs a job of a sweep, without composing it again.
 
@@ -96,6 +102,7 @@ def run_config(
     """
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.job.num, config.hydra.job.id = number, job_id or str(number)
+        config.hydra.sweep.dir = str(folder)  # as it was claimed, whatever its name is made of
         if not is_rank_zero():  # the first process keeps the records of all
             config.hydra.output_subdir = None
             config.hydra.job_logging = {"version": 1, "disable_existing_loggers": False}
@@ -123,6 +130,12 @@ def _ready(frozen: Frozen) -> Any:
     """Bring Hydra's and our own registries into the state that they had when the sweep was submitted."""
     from brainlab.config import search_path
 
+    sys.argv[:] = frozen.command  # records of the run hold what the user typed
+    try:
+        os.chdir(frozen.cwd)
+    except OSError as error:
+        wanted = f"expected the folder that the sweep was started in ({error.strerror})"
+        raise InvalidFile("cwd", frozen.cwd, wanted) from None
     search_path.use(frozen.folders)
     function = frozen.function()  # importing its module registers our types and resolvers
     setup_globals()
@@ -169,6 +182,7 @@ def main(arguments: Sequence[str]) -> int:
     """Entry of a job's process."""
     if arguments[:1] == ["--local"]:
         _, folder, number = arguments
+        _end_with_parent()
         try:
             run_frozen(Path(folder), int(number), f"local-{os.getpid()}")
         except KeyboardInterrupt:
@@ -181,6 +195,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _end_with_parent() -> None:
+    """Let this job be interrupted when the sweep that started it is gone, as Ctrl-C there interrupts it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # inherited as ignored from a shell's background job
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() != parent:  # gone before the call above
+            raise SystemExit(130)
+
+
 def _submitit(pattern: Path) -> None:
     """Hand this process over to submitit, once it is certain who wrote what it will unpickle."""
     os.environ["SUBMITIT_FOLDER"] = str(pattern)
@@ -189,8 +213,9 @@ def _submitit(pattern: Path) -> None:
 
     paths = JobEnvironment().paths
     check_private(paths.folder.parent)
-    if paths.submitted_pickle.exists():  # else it is still on its way, into a folder that is ours
-        check_private(paths.submitted_pickle)
+    for path in (paths.folder, paths.submitted_pickle):
+        if path.exists():  # else it is still on its way, into a folder that is ours
+            check_own(path)
     # A killed attempt may have left half a result, over which submitit would stumble.
     paths.result_pickle.with_suffix(".pkl.save_tmp").unlink(missing_ok=True)
     process_job(pattern)
