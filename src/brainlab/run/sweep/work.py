@@ -18,7 +18,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from hydra.types import HydraContext
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from brainlab.errors import BrainlabError, ConfigError, InvalidFile
@@ -102,6 +102,7 @@ def run_config(
     """
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.job.num, config.hydra.job.id = number, job_id or str(number)
+        config.hydra.mode = RunMode.MULTIRUN  # else the entry point keeps an error for the end of a single run
         config.hydra.sweep.dir = str(folder)  # as it was claimed, whatever its name is made of
         if not is_rank_zero():  # the first process keeps the records of all
             config.hydra.output_subdir = None
