@@ -61,6 +61,7 @@ class SweepRecord:
         self._found: dict[int, Found] = {}
         self._curves: dict[int, dict[str, Points]] = {}
         self._next_page = self._next_count = 0.0
+        self._opened = False
         self._read()
 
     @classmethod
@@ -242,9 +243,9 @@ class SweepRecord:
         """Write every file of the sweep; its run in the tracker is closed unless jobs are still to come."""
         self._write(always=True)
         logger, parent = self.facts.get("logger"), self.facts.get("mlflow_run_id")
-        if not logger or not parent or self.alive:
-            return
         states = [row.state for row in self.rows.values()]
+        if not logger or not parent or self.alive or self.facts.get("tracked") == states:
+            return
         best = best_of(self.entries(), self.metric, self.mode)
         metrics = {"n_completed": float(states.count("COMPLETED")), "n_not_completed": float(self.n_failed)}
         if best is not None and best.row.score is not None:
@@ -252,10 +253,12 @@ class SweepRecord:
         close_parent(
             logger,
             parent,
-            status="FINISHED" if set(states) == {"COMPLETED"} else "FAILED",
+            status=_tracker_status(states),
             metrics=metrics,
             files=[self.folder / name for name in ("sweep.csv", "sweep_summary.csv", "sweep.html", "sweep.json")],
         )
+        self.facts["tracked"] = states  # so that looking again costs no import of the tracker
+        ledgers.write(self.folder, self._ledger)
 
     def show(self) -> None:
         """Print the table and the count of each outcome."""
@@ -314,9 +317,10 @@ class SweepRecord:
         """Note with what code the jobs start, and open the tracker's run of the sweep before any of them does."""
         from brainlab.run.sweep.code import code_at_submission
 
-        if "parent_open" not in self.__dict__:
-            self.parent_open = True
+        if not self._opened:
+            self._opened = True
             self.facts["code"] = code_at_submission(self.folder)
+            self.facts.pop("tracked", None)
             self.facts.setdefault("start", now())
             self.facts["experiment"] = str(job.get("experiment_name") or "brainlab")
             self.facts["logger"] = logger = logger_of(job)
@@ -436,6 +440,13 @@ def _refuse_subfolders(cfg: DictConfig) -> None:
             "expected ${hydra.job.num}: the folder of a job is its number",
             hint="sweep.csv says which number has which values",
         )
+
+
+def _tracker_status(states: Sequence[str]) -> str:
+    """MLflow's word for how the sweep ended."""
+    if set(states) <= {"COMPLETED"}:
+        return "FINISHED"
+    return "FAILED" if {"FAILED", "LOST"} & set(states) else "KILLED"
 
 
 def _jobs(n: int) -> str:
