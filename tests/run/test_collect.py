@@ -110,3 +110,14 @@ def test_tables_are_not_rows_of_later_tables(finished_run: Path, tmp_path: Path)
     shutil.move(tmp_path / "collect", tmp_path / "outputs" / "table")
     assert len(find_runs([str(tmp_path / "outputs")])) == 2
     assert [row["run"] for row in collect(tmp_path, tmp_path / "outputs")] == ["a"]
+
+
+def test_runs_that_differ_in_their_seed_are_averaged(finished_run: Path, tmp_path: Path) -> None:
+    execute(tiny_config(tmp_path, "seed=4"), folder=tmp_path / "runs" / "4", overrides=["seed=4"])
+    collect(tmp_path, finished_run, tmp_path / "runs")
+    with (tmp_path / "collect" / "collect_summary.csv").open() as stream:
+        (group,) = csv.DictReader(stream)
+    own = [json.loads((run / "results.json").read_text()) for run in (finished_run, tmp_path / "runs" / "4")]
+    assert group["n"] == "2"
+    assert float(group["best"]) == pytest.approx(sum(each["best"]["score"] for each in own) / 2)
+    assert float(group["value sd"]) >= 0

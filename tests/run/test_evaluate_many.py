@@ -107,3 +107,17 @@ def test_a_repeated_command_judges_only_what_is_missing(sweep: Path, tmp_path: P
     execute(cfg, folder=tmp_path / "run", overrides=[])
     assert (done[0] / "results.json").stat().st_mtime_ns == before
     assert [row["state"] for row in rows_of(tmp_path / "run" / "evaluate.csv")] == ["COMPLETED", "COMPLETED"]
+
+
+def test_checkpoints_that_differ_in_their_seed_are_averaged(finished_run: Path, tmp_path: Path) -> None:
+    for seed, lr in ((1, 0.01), (0, 0.3)):
+        words = [f"seed={seed}", f"model.lr={lr}"]
+        execute(tiny_config(tmp_path, *words), folder=tmp_path / "runs" / f"{seed}-{lr}", overrides=words)
+    execute(evaluation(tmp_path, finished_run, tmp_path / "runs"), folder=tmp_path / "run", overrides=[])
+    values = {row["file"]: float(row["value"]) for row in rows_of(tmp_path / "run" / "evaluate.csv")}
+    pair = [value for file, value in values.items() if "0.3" not in file]
+    groups = {row["model.lr"]: row for row in rows_of(tmp_path / "run" / "evaluate_summary.csv")}
+    assert (groups["0.01"]["n"], groups["0.3"]["n"]) == ("2", "1")
+    assert float(groups["0.01"]["accuracy"]) == pytest.approx(sum(pair) / 2)
+    assert float(groups["0.01"]["accuracy sd"]) == pytest.approx(abs(pair[0] - pair[1]) / 2**0.5)
+    assert groups["0.3"]["accuracy sd"] == ""

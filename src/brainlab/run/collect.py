@@ -18,7 +18,7 @@ from brainlab.errors import ConfigError, InvalidFile
 from brainlab.run.context import Run
 from brainlab.run.directory import read_json, write_json
 from brainlab.run.fingerprint import differing_keys, flatten, matters
-from brainlab.run.tables import csv_text, differing_columns, natural, show
+from brainlab.run.tables import csv_text, differing_columns, natural, over_seeds, show
 
 __all__ = ["Collect", "find_runs", "find_sweeps", "row_of", "table_of"]
 
@@ -32,7 +32,8 @@ _NEVER_SHOWN = ("run_dir", "mlflow_run_id", "low", "high", "wall_s", "chance")
 
 
 class Collect:
-    """Read runs and write ``collect.csv``; for two runs also ``diff.csv`` with the keys that differ.
+    """Read runs and write ``collect.csv``, and ``collect_summary.csv`` where runs differ only in their seed; for two
+    runs also ``diff.csv`` with the keys that differ.
 
     A sweep's folder is brought up to date first, as if somebody had waited for it: its jobs are looked up on the
     cluster, its files are written anew, and its run in the tracker is closed once all jobs have ended.
@@ -81,6 +82,11 @@ class Collect:
         run.directory.write("collect.csv", csv_text(rows))
         if len(sweeps) != 1 or set(folders) != set(jobs):  # else the sweep has shown exactly these
             show(_for_screen(rows), f"{len(rows)} runs")
+            fixed = [*rows[0]][: [*rows[0]].index("data_source")]
+            summary = over_seeds(rows, [key for key in fixed if key not in ("run", "state")], ["best", "value"])
+            if summary:
+                run.directory.write("collect_summary.csv", csv_text(summary))
+                show(summary, "over seeds: mean and sample sd")
         log.info("%s · %s", _counted([row["state"] for row in rows]), run.path / "collect.csv")
         if len(folders) == 2:
             self._tell_difference(run, *folders)

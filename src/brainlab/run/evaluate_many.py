@@ -16,7 +16,7 @@ from brainlab.errors import BrainlabError, ConfigError
 from brainlab.run.context import Run
 from brainlab.run.directory import RunDirectory, read_json, write_json
 from brainlab.run.fingerprint import flatten, matters
-from brainlab.run.tables import csv_text, differing_columns, natural, show
+from brainlab.run.tables import csv_text, differing_columns, natural, over_seeds, show
 
 __all__ = ["EVALUATED", "NotAllEvaluated", "evaluate_all", "find_checkpoints", "labels_of"]
 
@@ -168,12 +168,20 @@ def _stored(path: Path) -> dict[str, Any]:
 def _conclude(cfg: DictConfig, run: Run, rows: Sequence[dict[str, Any]]) -> None:
     from brainlab.run.report import write_report
 
-    table, metrics = _wide(rows), _long(rows)
+    swept = differing_columns([row["config"] for row in rows if row["config"]])
+    table, metrics = _wide(rows, swept), _long(rows)
+    shown = _for_screen(table)
+    tables = [(f"{len(rows)} checkpoints", shown)]
     run.directory.write("evaluate.csv", csv_text(table))
     if metrics:
         run.directory.write("evaluate_metrics.csv", csv_text(metrics))
-    shown = _for_screen(table)
-    show(shown, f"{len(rows)} checkpoints")
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    summary = over_seeds(table, [key for key in swept if key != "seed"], names)
+    if summary:
+        run.directory.write("evaluate_summary.csv", csv_text(summary))
+        tables.append(("mean and sample standard deviation over seeds", summary))
+    for title, content in tables:
+        show(content, title)
     fingerprint = run.settle_fingerprint()
     sources = {row["data_source"] for row in rows} - {None}
     results = {
@@ -187,15 +195,19 @@ def _conclude(cfg: DictConfig, run: Run, rows: Sequence[dict[str, Any]]) -> None
         "best": {},
         "headline": None,
         "metrics": {},
-        "notes": [f"{row['checkpoint']}: {row['reason']}" for row in rows if row["reason"]],
+        "notes": [
+            "low and high bound the 95 % interval of a checkpoint's headline metric",
+            *(f"{row['checkpoint']}: {row['reason']}" for row in rows if row["reason"]),
+        ],
         "details": {},
         "tables": [
             {
-                "name": "checkpoints",
-                "caption": f"{len(rows)} checkpoints; low and high bound the 95 % interval",
-                "header": list(shown[0]),
-                "rows": [list(row.values()) for row in shown],
+                "name": title,
+                "caption": title,
+                "header": list(content[0]),
+                "rows": [list(row.values()) for row in content],
             }
+            for title, content in tables
         ],
         "figures": [],
         "checkpoints": table,
@@ -209,10 +221,9 @@ def _conclude(cfg: DictConfig, run: Run, rows: Sequence[dict[str, Any]]) -> None
     log.info("%s%s\nreport: %s", run.path / "evaluate.csv", source, run.directory.report)
 
 
-def _wide(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _wide(rows: Sequence[Mapping[str, Any]], swept: Sequence[str]) -> list[dict[str, Any]]:
     """One row per checkpoint: what it was trained with where that differs, its headline with what it is read against,
     then every other metric."""
-    swept = differing_columns([row["config"] for row in rows if row["config"]])
     others = dict.fromkeys(name for row in rows for name in row["metrics"])
     table = []
     for row in rows:

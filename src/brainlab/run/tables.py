@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["csv_text", "differing_columns", "natural", "show"]
+from brainlab.run.sweep.summary import spread_of
+
+__all__ = ["csv_text", "differing_columns", "natural", "over_seeds", "show"]
 
 _MOST_SHOWN = 60
 
@@ -49,6 +52,37 @@ def differing_columns(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in differing if "." not in key or values.get(key.rpartition(".")[2]) != values[key]]
 
 
+def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], values: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows that differ in nothing but their seed as one row: how many, mean and sample standard deviation.
+
+    Args:
+        rows: the rows; those that did not complete are left out.
+        keys: columns that tell groups apart.
+        values: columns of numbers; what is no number is left out.
+
+    Returns:
+        one row per group, in the order of their first members; empty where no group has two.
+
+    >>> rows = [{"state": "COMPLETED", "lr": 1, "x": 2.0}, {"state": "COMPLETED", "lr": 1, "x": 4.0}]
+    >>> over_seeds(rows, ["lr"], ["x"])
+    [{'lr': 1, 'n': 2, 'x': 3.0, 'x sd': 1.4142135623730951}]
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["state"] == "COMPLETED":
+            groups.setdefault(repr([row.get(key) for key in keys]), []).append(row)
+    if not any(len(group) > 1 for group in groups.values()):
+        return []
+    found = []
+    for group in groups.values():
+        entry = {**{key: group[0].get(key) for key in keys}, "n": len(group)}
+        for value in values:
+            spread = spread_of([float(row[value]) for row in group if _is_number(row.get(value))])
+            entry |= {value: spread and spread.mean, f"{value} sd": spread and spread.sd}
+        found.append(entry)
+    return found
+
+
 def natural(path: Path | str) -> list[tuple[int, int, str]]:
     """A key that sorts as people count.
 
@@ -60,3 +94,7 @@ def natural(path: Path | str) -> list[tuple[int, int, str]]:
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
