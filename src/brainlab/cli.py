@@ -23,7 +23,7 @@ from brainlab.config import schema, search_path
 from brainlab.config.command_line import parse
 from brainlab.errors import BrainlabError, ConfigError
 
-__all__ = ["entry", "main"]
+__all__ = ["as_typed", "entry", "main"]
 
 schema.register()
 _started: list[Path] = []  # the folders of the runs that this process began
@@ -37,7 +37,7 @@ def entry(cfg: DictConfig) -> Any:
     """What Hydra calls once per job; tiny, so that it pickles."""
     _started.append(Path(HydraConfig.get().runtime.output_dir))
     gc.set_threshold(*_usual_collections)
-    sys.argv[:] = _typed or sys.argv  # Hydra has read its own version; records and child processes want the user's
+    as_typed()
     from brainlab.run import run
     from brainlab.run.directory import is_rank_zero
 
@@ -56,6 +56,11 @@ def entry(cfg: DictConfig) -> Any:
             raise
         _failed.append(error)  # Hydra would print a sentence of its own behind ours
         return None
+
+
+def as_typed() -> None:
+    """Give ``sys.argv`` back the user's words: Hydra has read its own version, records and child processes want these."""
+    sys.argv[:] = _typed or sys.argv
 
 
 def main() -> None:
