@@ -30,7 +30,9 @@ from brainlab.config.targets import admitted, allowed_targets
 from brainlab.config.validate import all_targets, validate, validate_hydra
 from brainlab.errors import ConfigError
 
-__all__ = ["combinations", "explained", "judged", "preflight", "space_of"]
+__all__ = ["combinations", "explained", "handed_over", "judged", "preflight", "space_of"]
+
+_checked: dict[tuple[str, ...], DictConfig] = {}  # the jobs of the sweep that is about to start, by their overrides
 
 
 def preflight(line: CommandLine, script: Callable[[DictConfig, int], str | None] | None = None) -> bool:
@@ -77,15 +79,20 @@ def preflight(line: CommandLine, script: Callable[[DictConfig, int], str | None]
             or cfg.dry
             or str(cfg.hydra.sweeper.get("_target_")).endswith((".BrainlabSweeper", ".BasicSweeper"))
         ):
-            jobs = [_check_combination(composer, cfg, words) for words in combinations(composer, cfg)]
+            _waits_for_results(cfg)
+            all_words = combinations(composer, cfg)
+            jobs = [_check_combination(composer, cfg, words) for words in all_words]
             if not (cfg.validate or cfg.dry):
                 _check_cluster(cfg)
+                _checked.update({tuple(words): job for words, job in zip(all_words, jobs, strict=True)})
         else:
+            _waits_for_results(cfg)
+            _check_cluster(cfg)
             return True  # nobody knows yet which combinations another sweeper will try
         _announce_targets(composer, jobs)
         if not (cfg.validate or cfg.dry):
             return True
-        _report(cfg, jobs, script)
+        _report(composer, cfg, jobs, script)
         return False
     finally:
         composing.forget()
@@ -191,6 +198,23 @@ def judged(loader: Any, master: DictConfig, words: Sequence[str]) -> DictConfig:
     return _check_combination(composer, master, words)
 
 
+def handed_over(master: DictConfig, words: Sequence[str]) -> DictConfig | None:
+    """The job that was composed and checked with these overrides before Hydra started, once; composing is slow.
+
+    Args:
+        master: the sweep's configuration as Hydra composed it, whose times and random names the job takes over.
+        words: the overrides of the job.
+    """
+    cfg = _checked.pop(tuple(words), None)
+    if cfg is not None:
+        with read_write(cfg.hydra), open_dict(cfg.hydra):  # what Hydra's own start adds to a composition
+            cfg.hydra.mode = master.hydra.mode
+            cfg.hydra.overrides.hydra = master.hydra.overrides.hydra
+            cfg.hydra.job.name = master.hydra.job.name
+        OmegaConf.copy_cache(from_config=master, to_config=cfg)
+    return cfg
+
+
 def _announce_targets(composer: Composer, jobs: Sequence[DictConfig]) -> None:
     """Say once where what may be built was changed: an experiment file from elsewhere brings its own list."""
     for allowed, cfg in {allowed_targets(cfg): cfg for cfg in jobs}.items():
@@ -198,6 +222,23 @@ def _announce_targets(composer: Composer, jobs: Sequence[DictConfig]) -> None:
             origins = composer.origins([*cfg.hydra.overrides.hydra, *cfg.hydra.overrides.task])
             where = origins.where("security.allowed_targets")
             print(f"security.allowed_targets is not the default ({where}): {', '.join(allowed)}", file=sys.stderr)
+
+
+def _waits_for_results(cfg: DictConfig) -> None:
+    """Refuse a sweeper that would read results which nobody waits for.
+
+    Raises:
+        ConfigError: ``wait=false`` with a sweeper that is not known to do without results.
+    """
+    sweeper = str(OmegaConf.select(cfg, "hydra.sweeper._target_"))
+    if not cfg.wait and not sweeper.endswith((".BrainlabSweeper", ".BasicSweeper")):
+        raise ConfigError(
+            "wait",
+            "false",
+            f"{sweeper.rpartition('.')[2]} chooses jobs from the results of earlier ones, so it must wait for them",
+            where="command line",
+            hint="leave out wait=false, or hydra/sweeper",
+        )
 
 
 def _check_cluster(cfg: DictConfig) -> None:
@@ -250,19 +291,32 @@ def _launcher_needs_multirun(line: CommandLine, cfg: DictConfig, multirun: bool)
 
 
 def _report(
-    cfg: DictConfig, jobs: Sequence[DictConfig], script: Callable[[DictConfig, int], str | None] | None
+    composer: Composer,
+    cfg: DictConfig,
+    jobs: Sequence[DictConfig],
+    script: Callable[[DictConfig, int], str | None] | None,
 ) -> None:
     if cfg.validate == "full":
         _import_all(jobs)
-    noun = "job" if len(jobs) == 1 else "jobs"
-    print(f"OK: {len(jobs)} {noun} checked, nothing written")
+    n_jobs, searched = len(jobs), is_search(cfg) and "MULTIRUN" in str(cfg.hydra.mode)
+    noun = "job" if n_jobs == 1 else "jobs"
+    where = " (each end and choice of the space)" if searched else ""
+    print(f"OK: {n_jobs} {noun} checked{where}, nothing written")
     print(f"allowed targets: {', '.join(allowed_targets(cfg))}")
     if cfg.dry:
-        for number, job in enumerate(jobs):
-            print(f"  {number}: {' '.join(job.hydra.overrides.task) or '(defaults)'}")
-        text = script(cfg, len(jobs)) if script is not None else None
-        if text is not None:
-            print(f"sbatch would be given, for {len(jobs)} {noun}:\n{text}")
+        if searched:
+            sweep = cfg.sweep
+            n_jobs = sweep.n_trials if sweep.method == "random" else sweep.n_parallel or 1
+            print(f"{sweep.n_trials} trials by sweep={sweep.method} for the {sweep.mode} of {sweep.metric}, over:")
+            for key, text in space_of(composer, cfg).described().items():
+                print(f"  {key}={text}")
+        else:
+            for number, job in enumerate(jobs):
+                print(f"  {number}: {' '.join(job.hydra.overrides.task) or '(defaults)'}")
+        given = script(cfg, n_jobs) if script is not None else None
+        if given is not None:
+            noun = "job" if n_jobs == 1 else "jobs"
+            print(f"sbatch would be given, for {n_jobs} {noun}:\n{given}")
     sys.stdout.flush()
 
 

@@ -32,6 +32,7 @@ class BrainlabSweeper(BasicSweeper):
             ConfigError: the folder cannot be created, or holds a sweep with other settings; nothing was started.
             JobsFailed: at least one job did not complete.
         """
+        from brainlab.cli import as_typed
         from brainlab.config.compose import Composer
         from brainlab.config.preflight import combinations
         from brainlab.config.run_folder import claim
@@ -39,6 +40,7 @@ class BrainlabSweeper(BasicSweeper):
 
         assert self.config is not None
         assert self.hydra_context is not None
+        as_typed()
         # Hydra publishes a job's configuration only while it runs; the sweep's own ${hydra:…} need it now.
         HydraConfig.instance().set_config(self.config)
         composer = Composer(self.config.hydra.job.config_name, loader=self.hydra_context.config_loader)
@@ -57,6 +59,7 @@ class BrainlabSweeper(BasicSweeper):
     def _search(self, record: Any, arguments: list[str]) -> str:
         from brainlab.run.sweep.search import search
 
+        assert self.config is not None
         return search(self.config, arguments, record, self._runner(), self._judged)
 
     def _grid(self, record: Any, words: Sequence[Sequence[str]]) -> str:
@@ -80,9 +83,13 @@ class BrainlabSweeper(BasicSweeper):
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of one job, which was judged before Hydra started."""
+        from brainlab.config.preflight import handed_over
+
         assert self.config is not None
         assert self.hydra_context is not None
-        cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        cfg = handed_over(self.config, overrides)
+        if cfg is None:
+            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
         with read_write(cfg.hydra), open_dict(cfg.hydra):
             cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
             cfg.hydra.runtime.output_dir = "."
@@ -108,4 +115,5 @@ class BrainlabSweeper(BasicSweeper):
     def _runner(self) -> Any:
         from brainlab.run.sweep.runners import runner_for
 
+        assert self.config is not None
         return runner_for(self.launcher, self.hydra_context, self.task_function, self.config)
