@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -33,13 +34,15 @@ def test_every_end_is_told_once(any_accounting, tmp_path: Path, hidden: bool, mo
     if hidden:
         commands = tmp_path / "bin"
         commands.mkdir()
-        (commands / "squeue").write_text('#!/bin/bash\nexec /usr/bin/squeue "${@/all/pending,running}"\n')
-        (commands / "scontrol").write_text(
-            "#!/bin/bash\n/usr/bin/scontrol \"$@\" | grep -vE 'JobState=(FAILED|CANCELLED|COMPLETED)'\n:"
-        )
-        (commands / "sacct").write_text("#!/bin/bash\nexit 1\n")
-        for command in commands.iterdir():
-            command.chmod(0o755)
+        squeue, scontrol = shutil.which("squeue"), shutil.which("scontrol")
+        scripts = {
+            "squeue": f'exec {squeue} "${{@/all/pending,running}}"',
+            "scontrol": f'{scontrol} "$@" | grep -vE "JobState=(FAILED|CANCELLED|COMPLETED)"; true',
+            "sacct": "exit 1",
+        }
+        for name, line in scripts.items():
+            (commands / name).write_text(f"#!/bin/bash\n{line}\n")
+            (commands / name).chmod(0o755)
         monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
     job = cluster.ask("sbatch", "--parsable", f"--chdir={tmp_path}", str(tmp_path / "script"))
     ids = {number: f"{job}_{number}" for number in range(5)}
