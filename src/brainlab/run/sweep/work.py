@@ -106,7 +106,7 @@ def run_config(
         config.hydra.sweep.dir = str(folder)  # as it was claimed, whatever its name is made of
         if not is_rank_zero():  # the first process keeps the records of all
             config.hydra.output_subdir = None
-            config.hydra.job_logging = {"version": 1, "disable_existing_loggers": False}
+            config.hydra.job_logging = {"root": None}  # configures nothing; warnings go to the log of this process
     return run_job(
         hydra_context=context,
         task_function=function,
