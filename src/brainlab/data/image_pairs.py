@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from brainlab.data.pair_records import pack_records, project_targets
-from brainlab.data.pair_sources import Embeddings, PairSettings, PairSources, SplitKind
+from brainlab.data.pair_sources import Embeddings, PairSettings, PairSources
 from brainlab.data.picture_split import PictureSplitKind, split_pairs
 from brainlab.data.splits import Split
 from brainlab.datasets import things_eeg
@@ -28,7 +28,7 @@ from brainlab.prepare import image_pairs as steps
 from brainlab.prepare.cluster import fit_clusters
 from brainlab.prepare.match import MultiMatching, intersect_matchings, match
 
-__all__ = ["PairSettings", "PreparedPairs", "SplitKind", "prepare_pairs"]
+__all__ = ["PreparedPairs", "prepare_pairs"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from brainlab.data.image_pairs import PairSettings, PreparedPairs, SplitKind, prepare_pairs
+from brainlab.data.image_pairs import PreparedPairs, prepare_pairs
+from brainlab.data.pair_sources import PairSettings, SplitKind
 from brainlab.data.sampling import ResumableSampler, already_collated
 from brainlab.data.splits import PARTS
 from brainlab.errors import InvalidValue, ShapeMismatch

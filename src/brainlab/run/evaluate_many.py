@@ -179,7 +179,7 @@ def _conclude(cfg: DictConfig, run: Run, rows: Sequence[dict[str, Any]]) -> None
     summary = over_seeds(table, [key for key in swept if key != "seed"], names)
     if summary:
         run.directory.write("evaluate_summary.csv", csv_text(summary))
-        tables.append(("mean and sample standard deviation over seeds", summary))
+        tables.append(("Mean and sample standard deviation over seeds", summary))
     for title, content in tables:
         show(content, title)
     fingerprint = run.settle_fingerprint()
@@ -205,7 +205,7 @@ def _conclude(cfg: DictConfig, run: Run, rows: Sequence[dict[str, Any]]) -> None
                 "name": title,
                 "caption": title,
                 "header": list(content[0]),
-                "rows": [list(row.values()) for row in content],
+                "rows": [["" if value is None else value for value in row.values()] for row in content],
             }
             for title, content in tables
         ],
