@@ -228,12 +228,12 @@ def median(values: Sequence[float]) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def table(found: dict[str, list[Spans]]) -> float:
-    """Print medians and ratios; returns brainlab's ratio in wall-clock time."""
+def table(found: dict[str, list[Spans]]) -> tuple[float, float]:
+    """Print medians and ratios; returns brainlab's, in wall-clock and in processor time."""
     base = found[SIDES[0]]
     print(f"\nmedian of {len(base)} turns {'start → first batch':>30s} {'last batch → exit':>22s} {'together':>20s}")
     print(f"{'':27s}{'wall s':>10s} {'CPU s':>10s} {'wall s':>12s} {'CPU s':>8s} {'wall s':>11s} {'CPU s':>8s}   ratio")
-    ratio = float("nan")
+    ratios = float("nan"), float("nan")
     for side, turns in found.items():
         wall, cpu = (
             median([a.overhead(clock) / b.overhead(clock) for a, b in zip(turns, base, strict=True)])
@@ -247,8 +247,8 @@ def table(found: dict[str, list[Spans]]) -> float:
             f" {cells[5]:8.2f}   {wall:.2f}x wall, {cpu:.2f}x CPU"
         )
         if side == "brainlab":
-            ratio = wall
-    return ratio
+            ratios = wall, cpu
+    return ratios
 
 
 def main() -> int:
@@ -273,9 +273,10 @@ def main() -> int:
     sides = tuple(side for side in SIDES if not (arguments.without_hydra and side == SIDES[1]))
     with tempfile.TemporaryDirectory(prefix="brainlab-overhead-") as work:
         found = run_in_turns(arguments.repeats, arguments.evaluate, Path(work), sides)
-    ratio = table(found)
-    print(f"brainlab / plain Lightning: {ratio:.2f}x, target {TARGET:g}x {'reached' if ratio <= TARGET else 'MISSED'}")
-    return 0 if ratio <= TARGET else 1
+    wall, cpu = table(found)
+    verdict = "reached" if wall <= TARGET else "MISSED"
+    print(f"brainlab / plain Lightning: {wall:.2f}x wall, {cpu:.2f}x CPU; target {TARGET:g}x wall {verdict}")
+    return 0 if wall <= TARGET else 1
 
 
 if __name__ == "__main__":
