@@ -31,7 +31,7 @@ def sweep(workplace):
     return run
 
 
-def test_a_sweep_leaves_its_tables_its_page_and_its_record(sweep):
+def test_a_sweep_leaves_its_tables_its_page_and_its_record(sweep, workplace):
     ended = sweep("model.lr=1,2", "seed=0,1")
 
     assert ended.code == 0, ended.err
@@ -45,6 +45,8 @@ def test_a_sweep_leaves_its_tables_its_page_and_its_record(sweep):
     assert "Best: job 0" in (sweep.folder / "sweep.html").read_text()
     record = json.loads((sweep.folder / "sweep.json").read_text())
     assert (record["brainlab_sweep"], record["swept"], record["metric"]) == (1, ["model.lr", "seed"], "val/loss")
+    assert record["command"].startswith(f"brainlab --config-dir {workplace.root / 'mine'} experiment=mine -m")
+    assert (sweep.folder / "0" / "cmd.txt").read_text().split(" ", 1)[1].strip() == record["command"].split(" ", 1)[1]
     assert str(sweep.folder / "sweep.html") in ended.out
 
 

@@ -261,12 +261,12 @@ class FakeRunner:
 
     parallel = 1
 
-    def __init__(self, changes: Sequence[JobChange | BaseException]) -> None:
-        self.changes = changes
+    def __init__(self, changes: Sequence[JobChange | BaseException], name: str = "77_") -> None:
+        self.changes, self.name = changes, name
         self.cancelled: list[int] = []
 
     def submit(self, jobs: Sequence[SweepJob], folder: Path) -> dict[int, str]:
-        return {job.number: f"77_{job.number}" for job in jobs}
+        return {job.number: f"{self.name}{job.number}" for job in jobs}
 
     def watch(self, ids: Mapping[int, str], folder: Path) -> Iterator[JobChange]:
         for change in self.changes:
@@ -317,8 +317,9 @@ def test_an_interrupted_cluster_sweep_goes_on_and_says_how_to_collect_it(tmp_pat
 
 
 def test_an_interrupted_local_sweep_runs_the_rest_the_next_time(tmp_path):
+    here = FakeRunner([JobChange(0, "COMPLETED", 1.0), KeyboardInterrupt()], name="here-")
     with record_in(tmp_path) as record, pytest.raises(KeyboardInterrupt):
-        run(record, FakeRunner([JobChange(0, "COMPLETED", 1.0), KeyboardInterrupt()]), ["model.lr=1"], ["model.lr=2"])
+        run(record, here, ["model.lr=1"], ["model.lr=2"])
     assert record.rows[1].state == "CANCELLED"
 
     with record_in(tmp_path) as again:
@@ -335,9 +336,10 @@ def test_jobs_that_still_run_on_the_cluster_are_watched_again_not_repeated(tmp_p
         "brainlab.run.sweep.watch.Watcher.settle",
         lambda self: [JobChange(0, "RUNNING"), JobChange(1, "LOST", reason="SLURM: CANCELLED by 0")],
     )
-    with record_in(tmp_path, slurm) as again:
-        assert numbers(again.take(combined(["model.lr=1"], ["model.lr=2"]))) == [1]
-        assert again.alive == {0: "77_0"}
+    for launcher in ([slurm], []):  # also when the rest is to run elsewhere
+        with record_in(tmp_path, *launcher) as again:
+            assert numbers(again.take(combined(["model.lr=1"], ["model.lr=2"]))) == [1]
+            assert again.alive == {0: "77_0"}
 
 
 def test_collecting_takes_over_the_outcomes_that_jobs_left(tmp_path):

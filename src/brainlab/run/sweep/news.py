@@ -17,13 +17,12 @@ from brainlab.run.sweep.watch import HEARTBEAT_LOST_S, OUTCOMES, Watcher, read_o
 __all__ = ["catch_up"]
 
 
-def catch_up(folder: Path, rows: Mapping[int, JobRow], *, on_cluster: bool) -> Iterator[JobChange]:
+def catch_up(folder: Path, rows: Mapping[int, JobRow]) -> Iterator[JobChange]:
     """Tell what is new, from the files that the jobs left and from the cluster.
 
     Args:
         folder: the sweep's folder.
         rows: its jobs, as they were last known.
-        on_cluster: whether jobs may go on without the process that started them.
     """
     waiting: dict[int, str] = {}
     for number, row in rows.items():
@@ -31,7 +30,7 @@ def catch_up(folder: Path, rows: Mapping[int, JobRow], *, on_cluster: bool) -> I
         if change is not None:
             yield change
         elif not row.ended and row.job_id is not None:
-            if on_cluster:
+            if is_slurm_id(row.job_id):  # whatever launcher is chosen now
                 waiting[number] = row.job_id
             elif not _breathes(row):
                 yield JobChange(number, "LOST", reason="its process ended without a word")

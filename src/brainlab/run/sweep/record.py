@@ -23,6 +23,7 @@ from brainlab.run.sweep.matching import Identity, identify, refuse_other_paramet
 from brainlab.run.sweep.news import catch_up
 from brainlab.run.sweep.page import render
 from brainlab.run.sweep.parent import close_parent, logger_of, open_parent
+from brainlab.run.sweep.queue import is_slurm_id
 from brainlab.run.sweep.rows import Found, JobRow, find, words_of
 from brainlab.run.sweep.summary import summary_csv
 from brainlab.run.sweep.table import Entry, best_of, counted, screen_text, sweep_csv
@@ -278,14 +279,14 @@ class SweepRecord:
 
     def interrupted(self) -> None:
         """The sweep was stopped by hand: jobs of this machine ended with it, those of a cluster go on."""
-        if self.on_cluster and self.alive:
-            ids = _arrays(self.alive)
-            _say(f"{_jobs(len(self.alive))} still on the cluster (end them with: scancel {ids})")
+        elsewhere = {number: job_id for number, job_id in self.alive.items() if is_slurm_id(job_id)}
+        for number, row in self.rows.items():
+            if not row.ended and number not in elsewhere:
+                row.state, row.reason = "CANCELLED", "interrupted"
+        if elsewhere:
+            ids = _arrays(elsewhere)
+            _say(f"{_jobs(len(elsewhere))} still on the cluster (end them with: scancel {ids})")
             _say(f"collect later with: {self.collect_command}")
-        else:
-            for row in self.rows.values():
-                if not row.ended:
-                    row.state, row.reason = "CANCELLED", "interrupted"
         self.finish()
 
     def left(self) -> None:
@@ -304,7 +305,7 @@ class SweepRecord:
 
     def refresh(self) -> None:
         """Learn what became of the jobs while nobody watched them; asks the cluster where that is needed."""
-        for change in catch_up(self.folder, self.rows, on_cluster=self.on_cluster):
+        for change in catch_up(self.folder, self.rows):
             _update(self.rows[change.number], change)
 
     def _must_run(self, number: int, identity: Identity) -> bool:
@@ -405,7 +406,7 @@ def _facts(cfg: DictConfig) -> dict[str, Any]:
         "mode": str(cfg.sweep.mode),
         "method": str(cfg.sweep.method),
         "launcher": str(OmegaConf.select(cfg, "hydra.launcher._target_") or "").rpartition(".")[2],
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["brainlab", *sys.argv[1:]]),
     }
 
 
