@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import re
 import shlex
 import subprocess
-import tempfile
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ class SlurmArrays:
         ids: dict[int, str] = {}
         try:
             for part in parts:
-                executor = self._executor(self.folder / _FOLDER, self._parallel(parts))
+                executor = self._executor(self._parallel(parts))
                 submitted = executor.submit_all([Work(self.folder, number) for number in part])
                 ids.update(zip(part, submitted, strict=True))
         except BaseException as error:
@@ -61,22 +63,20 @@ class SlurmArrays:
                 cancel(accepted)
                 log.warning("cancelled what had been submitted already: %s", " ".join(accepted))
             if isinstance(error, Exception):
-                raise BrainlabError(f"sbatch refused the jobs: {_last_line(error)}") from error
+                raise BrainlabError(f"sbatch refused the jobs: {_reason(error)}") from error
             raise
         return ids
 
     def script(self, n_jobs: int) -> str:
         """The text that ``sbatch`` would get for the first array; nothing is written."""
-        with tempfile.TemporaryDirectory() as folder:
-            parts = chunks(range(n_jobs), max_array_size())
-            text = self._executor(Path(folder) / _FOLDER, self._parallel(parts)).text(len(parts[0]))
-        return text.replace(str(Path(folder).absolute()), str(self.folder))
+        parts = chunks(range(n_jobs), max_array_size())
+        return str(self._executor(self._parallel(parts)).text(len(parts[0])))
 
     def _parallel(self, parts: Sequence[Sequence[int]]) -> int:
         """How many jobs of each array may run at the same time, so that all together keep to what was asked for."""
         return max(1, self.parallel // len(parts))
 
-    def _executor(self, folder: Path, parallel: int) -> Any:
+    def _executor(self, parallel: int) -> Any:
         from submitit.slurm.slurm import SlurmExecutor
 
         class Executor(SlurmExecutor):
@@ -91,8 +91,10 @@ class SlurmArrays:
                 return f"{self.python} -u -m {_WORKER} {shlex.quote(str(self.folder))}"
 
             def submit_all(self, jobs: Sequence[Work]) -> list[str]:
-                with self.batch():
+                # sbatch may have something to say, which submitit repeats; when it refuses, our sentence holds it.
+                with contextlib.redirect_stderr(io.StringIO()) as said, self.batch():
                     submitted = [self.submit(job) for job in jobs]
+                sys.stderr.write(said.getvalue())
                 return [job.job_id for job in submitted]
 
             def text(self, n: int) -> str:
@@ -101,7 +103,7 @@ class SlurmArrays:
                 return self._make_submission_file_text(self._submitit_command_str, "")
 
         executor = Executor(
-            folder / "%j",
+            self.folder.absolute() / _FOLDER / "%j",
             max_num_timeout=int(self.params.get("max_num_timeout", 5)),
             python=self.params.get("python") or None,
         )
@@ -154,7 +156,8 @@ def cancel(ids: Sequence[str]) -> None:
             log.warning("scancel: %s", done.stderr.strip().splitlines()[-1:] or done.returncode)
 
 
-def _last_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """What ``sbatch`` said, or what kept it from being asked."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "error" in line.lower()]
-    return (told or lines or [type(error).__name__])[-1]
+    told = [line.partition("error: ")[2] for line in lines if line.startswith("sbatch: error: ")]
+    return "; ".join(told) or f"{type(error).__name__}: {lines[0] if lines else 'no word'}"
