@@ -60,9 +60,11 @@ def execute(cfg: DictConfig, *, folder: Path | None = None, overrides: list[str]
     done = earlier is not None and _is_done(directory, earlier, plain)
     if done or (not is_rank_zero() and _first_is_done(cfg, directory, plain)):
         results = read_json(directory.results)
-        log.info(
-            "%s is completed already; nothing is run again (resume=never in a new folder repeats it)", directory.path
-        )
+        if is_rank_zero():
+            log.info(
+                "%s is completed already; nothing is run again (resume=never in a new folder repeats it)",
+                directory.path,
+            )
         return results.get("score", (results.get("best") or {}).get("score"))
     job = build(cfg.job, path="job")
     if hasattr(job, "check"):
