@@ -95,18 +95,21 @@ def test_a_checkpoint_that_cannot_be_judged_is_a_row_and_fails_the_job(sweep: Pa
 
 
 def test_a_repeated_command_judges_only_what_is_missing(sweep: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "b" / "best.ckpt"
+    broken, another = (tmp_path / name / "best.ckpt" for name in ("b", "a"))
     broken.parent.mkdir()
     broken.write_bytes(b"")
-    cfg = evaluation(tmp_path, sweep / "0", broken)
+    shutil.copytree(sweep / "10" / "checkpoints", tmp_path / "c")
+    cfg = evaluation(tmp_path, f"{tmp_path}/[abc]/best.ckpt")
     with pytest.raises(NotAllEvaluated):
         execute(cfg, folder=tmp_path / "run", overrides=[])
     done = [folder for folder in (tmp_path / "run" / "evaluations").iterdir() if (folder / "results.json").exists()]
     before = (done[0] / "results.json").stat().st_mtime_ns
     shutil.copy2(sweep / "2" / "checkpoints" / "best.ckpt", broken)
+    shutil.copytree(sweep / "0" / "checkpoints", another.parent)  # it comes first in the order
     execute(cfg, folder=tmp_path / "run", overrides=[])
     assert (done[0] / "results.json").stat().st_mtime_ns == before
-    assert [row["state"] for row in rows_of(tmp_path / "run" / "evaluate.csv")] == ["COMPLETED", "COMPLETED"]
+    rows = rows_of(tmp_path / "run" / "evaluate.csv")
+    assert [(row["checkpoint"], row["state"]) for row in rows] == [(name, "COMPLETED") for name in ("a", "b", "c")]
 
 
 def test_checkpoints_that_differ_in_their_seed_are_averaged(finished_run: Path, tmp_path: Path) -> None:

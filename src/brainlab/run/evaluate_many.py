@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import glob
+import hashlib
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,7 +88,8 @@ def evaluate_all(cfg: DictConfig, run: Run, files: Sequence[Path]) -> None:
     log.info("evaluating %d checkpoints", len(files))
     rows = []
     for number, (file, label) in enumerate(zip(files, labels, strict=True)):
-        folder = run.path / FOLDER / str(number)
+        # Named by the file: where a pattern finds more the next time, everyone keeps what is known already.
+        folder = run.path / FOLDER / hashlib.sha256(str(file).encode()).hexdigest()[:12]
         log.info("── checkpoint %d of %d: %s", number + 1, len(files), label)
         reason = None
         try:
