@@ -74,6 +74,7 @@ class BrainlabSweeper(BasicSweeper):
             started = runner.submit(jobs, record.folder)
             record.submitted(started)
             ids.update(started)
+            del jobs  # hundreds of configurations; the runner keeps what it still needs
         if not self.config.wait:
             record.left()
             return ""
