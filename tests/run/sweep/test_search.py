@@ -340,5 +340,5 @@ def test_a_storage_that_fails_on_the_way_says_how_to_go_on(tmp_path):
         (tmp_path / "a" / "optuna.db").write_bytes(b"no database at all, but long enough to be read as one" * 50)
         return 1.0
 
-    with pytest.raises(BrainlabError, match="same command with the same hydra.sweep.dir goes on"):
+    with pytest.raises(BrainlabError, match="goes on"):
         run(tmp_path / "a", runner=Formula(breaks))

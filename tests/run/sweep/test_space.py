@@ -80,14 +80,21 @@ def test_a_grid_refuses_intervals():
 def test_an_interval_over_a_whole_number_must_say_what_is_meant():
     cfg = OmegaConf.create({"width": 8, "dropout": 0, "lr": 0.1})
 
-    for word in ("width=int(interval(4,16))", "width=float(interval(4,16))", "dropout=interval(0,1)", "lr=interval(1,9)"):
+    for word in (
+        "width=int(interval(4,16))",
+        "width=float(interval(4,16))",
+        "dropout=interval(0,1)",
+        "lr=interval(1,9)",
+    ):
         refuse_fractions(space(word), cfg)
     with pytest.raises(ConfigError, match=r"write width=int\(interval\(4,16\)\)"):
         refuse_fractions(space("width=interval(4,16)"), cfg)
 
 
 def test_every_end_and_choice_is_probed():
-    words = {word for probe in space("a=tag(log,interval(1,100))", "b=x,y,z", "c=range(0,5)").probes() for word in probe}
+    words = {
+        word for probe in space("a=tag(log,interval(1,100))", "b=x,y,z", "c=range(0,5)").probes() for word in probe
+    }
 
     assert words == {"a=1.0", "a=100.0", "a=10.0", "b=x", "b=y", "b=z", "c=0", "c=4", "c=2"}
 
@@ -125,7 +132,9 @@ def test_a_written_value_stays_inside_and_close(low, width, at):
     assert abs(written - value) <= 1e-4 * (dimension.high - dimension.low)
 
 
-@given(st.lists(st.sampled_from(["a=interval(0,1)", "b=x,y", "c=range(0,9)", "d=tag(log,interval(1e-3,1))"]), min_size=1))
+@given(
+    st.lists(st.sampled_from(["a=interval(0,1)", "b=x,y", "c=range(0,9)", "d=tag(log,interval(1e-3,1))"]), min_size=1)
+)
 def test_every_written_trial_is_read_back_as_plain_values(words):
     for trial in taken(words, 3):
         for override in OverridesParser.create().parse_overrides(list(trial)):

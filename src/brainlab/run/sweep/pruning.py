@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +104,9 @@ def is_behind(own: Scores, sweep_dir: Path) -> bool:
             )
         )
     trial = study.trials[own.number]
-    answer = bool(study.pruner.prune(study, trial))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy, of scores that are all no numbers
+        answer = bool(study.pruner.prune(study, trial))
     own.rungs = {
         name: float(value)
         for name, value in study.trials[own.number].system_attrs.items()
