@@ -96,7 +96,11 @@ def _run(arguments: list[str]) -> int:
     if line.action == "completion":
         # The shell hands over the unfinished command, whose folders count as well.
         line.config_dirs += parse(os.environ.get("COMP_LINE", "").split()[1:]).config_dirs
-    found = search_path.find(line.config_dirs, os.environ, Path.cwd())
+    try:
+        cwd = Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("cwd", os.environ.get("PWD"), "expected a folder that exists", hint="cd into another") from None
+    found = search_path.find(line.config_dirs, os.environ, cwd)
     search_path.use(found)
     if line.action != "completion":
         from brainlab.config.preflight import preflight
