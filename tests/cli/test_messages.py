@@ -66,7 +66,7 @@ MISTAKES = {
     "a run that nobody waits for": (["wait=false"], ["wait=false", "needs hydra/launcher=submitit_slurm"]),
     "a submission that nobody waits for": (
         ["-m", "wait=false", "hydra/launcher=submitit_slurm"],
-        ["wait=false", "not available yet"],
+        ["hydra/launcher=submitit_slurm", "there is no sbatch on the PATH"],
     ),
     "an evaluation of nothing": (["job=evaluate"], ["job.checkpoint=null", "expected a checkpoint"]),
     "a chain of nothing": (["job=chain"], ["job.stages", "at least one stage"]),

@@ -94,3 +94,14 @@ def test_a_chain_without_stages_or_with_odd_ones_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"job\.stages\.a"):
         Chain({"a": "experiment=tiny"})
     assert Chain({"a": {"experiment": "tiny", "seed": 1}}).stages == {"a": ["experiment=tiny", "seed=1"]}
+
+
+def test_weights_of_an_earlier_stage_need_not_exist_yet(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "brainlab", "--config-dir", str(_HERE / "conf"), "experiment=tiny", "validate=true",
+        f"paths.root={tmp_path}", "job=chain", "+job.stages.first=['experiment=tiny']",
+        "+job.stages.second=['experiment=tiny','weights.encoder=${stage:first.checkpoint}']",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -225,13 +225,13 @@ def _values(plain: Mapping[str, Any], origins: Origins) -> None:
 
 
 def _together(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
-    _folders(plain, origins)
+    _folders(cfg, plain, origins)
     _run_folder(cfg, origins)
     _waiting(cfg, plain, origins)
     _devices(cfg, plain, origins)
 
 
-def _folders(plain: Mapping[str, Any], origins: Origins) -> None:
+def _folders(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
     for key in ("root", "cache"):
         value = plain["paths"].get(key)
         if not value:
@@ -252,7 +252,8 @@ def _folders(plain: Mapping[str, Any], origins: Origins) -> None:
             )
     for part, value in (plain.get("weights") or {}).items():
         key = f"weights.{part}"
-        if isinstance(value, str) and "${" not in value and not Path(value).expanduser().exists():
+        later = "${stage:" in str(_raw(cfg.weights, part))  # an earlier stage of a chain will have written it
+        if isinstance(value, str) and not later and not Path(value).expanduser().exists():
             raise ConfigError(key, value, "expected an existing file", where=origins.where(key))
 
 
@@ -296,13 +297,13 @@ def _devices(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> Non
         _launching(launcher, origins)
         return
     strategy = str(trainer.get("strategy"))
-    if strategy.startswith("ddp") and "spawn" not in strategy:
+    if strategy.startswith("ddp"):
         raise ConfigError(
             "trainer.strategy",
             trainer["strategy"],
             "cannot be swept locally: each process would start the whole sweep again",
             where=origins.where("trainer.strategy"),
-            hint="use trainer.strategy=ddp_spawn, or hydra/launcher=submitit_slurm",
+            hint="use hydra/launcher=submitit_slurm, or trainer.devices=1 trainer.strategy=auto",
         )
     if target.endswith("LocalLauncher") and (launcher.get("tasks_per_node", 1), launcher.get("nodes", 1)) != (1, 1):
         raise ConfigError(
