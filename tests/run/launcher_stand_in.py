@@ -1,4 +1,4 @@
-"""Runs the tiny experiment under signal handlers like a cluster launcher's: ``launcher_stand_in.py FOLDER [key=value …]``.
+"""Runs the tiny experiment under a launcher's signal handlers: ``launcher_stand_in.py FOLDER [key=value …]``.
 
 At SIGUSR2 its handler notes what it finds on disk and leaves with code 3, as after putting the job back into the
 queue; with ``refuse`` in ``$STAND_IN`` it raises instead, as when the job was put back too often. SIGTERM is shielded.

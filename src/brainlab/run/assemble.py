@@ -120,6 +120,14 @@ def build_trainer(cfg: DictConfig, run: RunDirectory, callbacks: list[Any], logg
         raise ConfigError(
             "trainer.max_epochs", "null", "expected a limit to training", hint="set trainer.max_epochs or max_steps"
         )
+    strategy = str(node.get("strategy"))
+    if any(word in strategy for word in ("spawn", "fork", "notebook")):
+        raise ConfigError(
+            "trainer.strategy",
+            strategy,
+            "expected one whose processes start from the command: an open run cannot be copied into others",
+            hint="use trainer.strategy=ddp",
+        )
     if started_by_srun():
         extra["plugins"] = [*_plugins(node), _slurm()]
         node.pop("plugins", None)

@@ -71,8 +71,8 @@ def messages_to(run: RunDirectory) -> Iterator[None]:
         added.append(console)
     files = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
     own = [] if is_rank_zero() else [handler for handler in files if handler.baseFilename == str(run.log)]
-    for handler in own:
-        root.removeHandler(handler)
+    for elsewhere in own:
+        root.removeHandler(elsewhere)
     if is_rank_zero() and not any(handler.baseFilename == str(run.log) for handler in files):
         file = logging.FileHandler(run.log, encoding="utf-8")
         file.setFormatter(logging.Formatter(_FORMAT))
@@ -93,8 +93,8 @@ def messages_to(run: RunDirectory) -> Iterator[None]:
             if was_enabled and sys.__stderr__ is not None:
                 faulthandler.enable()
             crash.close()
-        for handler in own:
-            root.addHandler(handler)
+        for elsewhere in own:
+            root.addHandler(elsewhere)
         for handler in added:
             root.removeHandler(handler)
             handler.close()
