@@ -39,6 +39,10 @@ MISTAKES = {
     ),
     "a guided search that nobody waits for": (["-m", "sweep=optuna", LR, "wait=false"], ["wait=false"]),
     "a method that is none": (["-m", "sweep.method=bayes", LR], ["sweep.method=bayes", "grid, random or optuna"]),
+    "a choice by the test data": (
+        ["-m", LR.replace("tag(log,", "").replace("))", ")"), "sweep=random", "sweep.metric=test/top1"],
+        ["sweep.metric=test/top1", "a metric of the validation data"],
+    ),
     "another's sweeper": (["-m", "sweep=optuna", LR, "hydra/sweeper=basic"], ["leave hydra/sweeper out"]),
 }
 

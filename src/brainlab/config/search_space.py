@@ -255,6 +255,13 @@ def check_settings(cfg: DictConfig) -> None:
     sweep = cfg.sweep
     if sweep.method not in METHODS:
         raise ConfigError("sweep.method", sweep.method, f"expected {_listed(METHODS)}", hint="choose it by sweep=NAME")
+    if str(sweep.metric).startswith("test/"):
+        raise ConfigError(
+            "sweep.metric",
+            sweep.metric,
+            "expected a metric of the validation data: what a sweep chooses by cannot also be its test",
+            hint="every metric of every job is in sweep.csv all the same",
+        )
     if not is_search(cfg):
         return
     name = f"sweep={sweep.method}"

@@ -69,25 +69,25 @@ def _score(
 ) -> float | None:
     """What this run scored in ``sweep.metric``: a sweep compares its jobs, and a search its trials, by it.
 
-    The monitored metric counts with its best value; any other logged metric with its value at that checkpoint; the
-    name of a metric of the evaluation (also written ``test/NAME``) with what was measured there.
+    The monitored metric counts with its best value, any other logged metric with its value at that checkpoint. What
+    the evaluation measured on test data is never a score: whoever chose by it would have nothing left to test on.
 
     Returns:
         ``None`` where the run has no such metric or it is not a number.
     """
     metric = str((cfg.get("sweep") or {}).get("metric") or cfg.monitor.metric)
-    best, measured = results["best"], results["metrics"]
+    best, value = results["best"], None
     if metric == cfg.monitor.metric:
         value = best.get("score")
-    elif metric in curves:
+    elif metric in curves and not metric.startswith("test/"):
         step = best.get("step")
         earlier = [value for at, value in curves[metric] if step is None or at <= step]
         value = earlier[-1] if earlier else None
-    else:
-        value = (measured.get(metric.removeprefix("test/")) or {}).get("value")
-        if value is None and results.get("pruned") is None:
-            known = sorted({cfg.monitor.metric, *curves, *measured})
-            log.warning("sweep.metric=%s is none of this run's metrics: %s", metric, ", ".join(known))
+    elif metric.removeprefix("test/") in results["metrics"]:
+        log.warning("sweep.metric=%s is measured on test data; jobs are not compared by it", metric)
+    elif results.get("pruned") is None:
+        known = sorted({cfg.monitor.metric, *(name for name in curves if not name.startswith("test/"))})
+        log.warning("sweep.metric=%s is none of this run's metrics: %s", metric, ", ".join(known))
     return float(value) if value is not None and math.isfinite(value) else None
 
 

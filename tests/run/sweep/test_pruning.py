@@ -215,13 +215,13 @@ def test_scores_after_the_checkpoint_are_measured_again(tmp_path):
     ("metric", "expected"),
     [
         ("val/loss", lambda results, curves: results["best"]["score"]),
-        ("accuracy", lambda results, curves: results["metrics"]["accuracy"]["value"]),
-        ("test/accuracy", lambda results, curves: results["metrics"]["accuracy"]["value"]),
+        ("accuracy", lambda results, curves: None),
+        ("test/accuracy", lambda results, curves: None),
         ("train/loss_epoch", lambda results, curves: curves["train/loss_epoch"][-1]),
         ("nowhere", lambda results, curves: None),
     ],
 )
-def test_a_run_scores_by_the_metric_of_its_sweep(metric, expected, tmp_path, caplog):
+def test_a_run_scores_by_the_metric_of_its_sweep_and_never_by_its_test(metric, expected, tmp_path, caplog):
     score = execute(
         tiny_config(tmp_path, f"sweep={{metric: {metric}, mode: min}}"), folder=tmp_path / "run", overrides=[]
     )
@@ -235,6 +235,7 @@ def test_a_run_scores_by_the_metric_of_its_sweep(metric, expected, tmp_path, cap
     assert score == expected(results, curves)
     assert results["score"] == score
     assert ("is none of this run's metrics" in caplog.text) == (metric == "nowhere")
+    assert ("is measured on test data" in caplog.text) == metric.endswith("accuracy")
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
