@@ -15,7 +15,7 @@
 #   CLUSTER_CPUS         cores that the node claims, whatever the machine has (24)
 #   CLUSTER_GPUS         stand-ins for GPUs: jobs get CUDA_VISIBLE_DEVICES but no GPU (2)
 #   CLUSTER_DIR          the folder (/run/brainlab-cluster; sockets lie in it, so keep it short)
-#   CLUSTER_PORT         the first of three ports (16817)
+#   CLUSTER_PORT         the first of three ports (by default the first three from 16817 that are free)
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -24,7 +24,7 @@ MAX_ARRAY=${CLUSTER_MAX_ARRAY:-1001}
 CPUS=${CLUSTER_CPUS:-24}
 GPUS=${CLUSTER_GPUS:-2}
 DIR=${CLUSTER_DIR:-/run/brainlab-cluster}
-PORT=${CLUSTER_PORT:-16817}
+PORT=${CLUSTER_PORT:-$(cat "$DIR/port" 2>/dev/null || true)}
 NODE=$(hostname -s)
 PATIENCE_S=90
 export SLURM_CONF=$DIR/etc/slurm.conf
@@ -80,11 +80,25 @@ require() {
   done
 }
 
-settings() { echo "accounting=$ACCOUNTING max_array=$MAX_ARRAY cpus=$CPUS gpus=$GPUS port=$PORT"; }
+settings() { echo "accounting=$ACCOUNTING max_array=$MAX_ARRAY cpus=$CPUS gpus=$GPUS"; }
 accepts_jobs() { sinfo -h -o %t 2>/dev/null | grep -qE '^(idle|mix|alloc)$'; }
 is_up() { alive slurmctld >/dev/null && alive slurmd >/dev/null && accepts_jobs; }
 authenticates() { munge -S "$DIR/munge/socket" -n | unmunge -S "$DIR/munge/socket"; }
 query() { mariadb --no-defaults --socket="$DIR/database/socket" --user=root --execute="$1"; }
+
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+choose_ports() {  # once for the life of the folder: other clusters may run on this machine
+  local base
+  for base in ${PORT:-16817 17817 18817 19817 21817 22817}; do
+    if ! taken "$base" && ! taken $((base + 1)) && ! taken $((base + 2)); then
+      PORT=$base
+      echo "$PORT" >"$DIR/port"
+      return 0
+    fi
+  done
+  fail 1 "ports from ${PORT:-16817} are in use. Hint: CLUSTER_PORT=30817"
+}
 
 cancel_all() {
   local tries
@@ -199,6 +213,7 @@ up() {
   mkdir -p "$DIR"/{daemons,log,munge,etc,state/controller,state/node}
   chmod 755 "$DIR" "$DIR/munge"
   echo "$start" >"$DIR/starts"
+  [ -s "$DIR/port" ] || choose_ports
   settings >"$DIR/settings"
   # No job id appears twice in the accounting, whose database outlives a restart.
   write_configuration $((start * 10000 + 1))
