@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from brainlab.run.directory import is_rank_zero
+from brainlab.run.directory import is_rank_zero, started_by_srun
 
 __all__ = ["GRACE_S", "Ending", "Preempted", "Terminated", "current", "told_to_end"]
 
@@ -240,7 +240,7 @@ class Ending:
         if not callable(kept):
             return
         kept(signal.SIGUSR2, None)
-        if not is_rank_zero():
+        if not is_rank_zero() and started_by_srun():
             # Leaving first would look like a failure of the job to the one who starts its processes.
             time.sleep(_WAIT_FOR_THE_KILL_S)
 
@@ -251,7 +251,7 @@ class Ending:
         try:
             if callable(kept):
                 kept(signal.SIGUSR2, None)
-            if not is_rank_zero():
+            if not is_rank_zero() and started_by_srun():
                 time.sleep(_WAIT_FOR_THE_KILL_S)
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 1
