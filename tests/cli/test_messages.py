@@ -68,6 +68,38 @@ MISTAKES = {
         ["-m", "wait=false", "hydra/launcher=submitit_slurm"],
         ["hydra/launcher=submitit_slurm", "there is no sbatch on the PATH"],
     ),
+    "processes that nobody starts": (
+        ["-m", "hydra/launcher=submitit_slurm", "trainer.devices=2"],
+        ["trainer.devices=2", "expected hydra.launcher.tasks_per_node=1", "hydra.launcher.tasks_per_node=2"],
+    ),
+    "nodes that were not asked for": (
+        ["-m", "hydra/launcher=submitit_slurm", "trainer.num_nodes=1,2"],
+        ["trainer.num_nodes=2", "expected hydra.launcher.nodes=1"],
+    ),
+    "more devices than GPUs": (
+        ["-m", "hydra/launcher=submitit_slurm", "trainer.accelerator=gpu", "hydra.launcher.gpus_per_node=0"],
+        ["trainer.devices=1", "expected at most hydra.launcher.gpus_per_node=0"],
+    ),
+    "processes that would start the sweep again": (
+        ["-m", "trainer.strategy=ddp", "model.lr=1,2"],
+        ["trainer.strategy=ddp", "cannot be swept locally"],
+    ),
+    "several processes of a local job": (
+        ["-m", "hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"],
+        ["hydra.launcher.tasks_per_node=2", "expected 1"],
+    ),
+    "a warning after the end": (
+        ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=1"],
+        ["hydra.launcher.signal_delay_s=120", "less than hydra.launcher.timeout_min"],
+    ),
+    "logs elsewhere": (
+        ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.submitit_folder=/tmp/logs"],
+        ["hydra.launcher.submitit_folder=/tmp/logs", "hydra.sweep.dir"],
+    ),
+    "a mistyped key of a launcher": (
+        ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.partitoin=gpu"],
+        ["hydra.launcher.partitoin", "did you mean hydra.launcher.partition?"],
+    ),
     "an evaluation of nothing": (["job=evaluate"], ["job.checkpoint=null", "expected a checkpoint"]),
     "a chain of nothing": (["job=chain"], ["job.stages", "at least one stage"]),
     "a swept chain of nothing": (["-m", "job=chain", "seed=1,2"], ["job.stages", "at least one stage"]),

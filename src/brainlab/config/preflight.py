@@ -168,6 +168,7 @@ def _check_combination(composer: Composer, master: DictConfig, words: Sequence[s
     _name_output_dir(cfg)
     with read_write(cfg.hydra), open_dict(cfg.hydra):
         cfg.hydra.job.num, cfg.hydra.job.id = 0, "0"
+        cfg.hydra.mode = master.hydra.mode  # a job alone does not know that it is swept, and some settings cannot be
     origins = composer.origins(everything)
     validate_hydra(cfg, origins)
     if cfg.hydra.launcher != master.hydra.launcher:
