@@ -70,6 +70,16 @@ def _job(run: Path) -> str:
     return _status(run)["attempts"][-1]["slurm_job_id"]
 
 
+def _metrics(run: Path) -> Any:
+    results = json.loads((run / "results.json").read_text())
+    return results["metrics"], results["best"], results["score"]
+
+
+def _log(run: Path) -> str:
+    """What submitit said beside the job."""
+    return (run.parent / ".submitit" / _job(run) / f"{_job(run)}_0_log.err").read_text()
+
+
 def _check(found: ModuleType, alone: Path, run: Path) -> dict[str, Any]:
     """Everything that must be equal is equal; what the attempts say."""
     same = found.compare(alone, run)
@@ -134,19 +144,22 @@ def test_requeued_from_outside_it_goes_on_exactly(
 def test_at_the_time_limit_it_goes_on_exactly_until_the_limits_are_used_up(
     cluster: Any, train: Callable[..., Any], alone: Path, kill_resume: ModuleType
 ) -> None:
-    # SLURM may warn a minute early: between 15 and 75 s after the start here.
+    # SLURM may warn a minute early: between 15 and 75 s after the start here, and both trainings take longer.
     limit = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=45")
-    longer = ("model.sleep_s=4", "trainer.max_epochs=40")  # would take far longer than the limit
-    used_up = train(*limit, *longer, "hydra.launcher.max_num_timeout=0", name="used-up")
-    goes_on = train(*limit, name="goes-on")
+    never = ("model.sleep_s=4", "trainer.max_epochs=40", "hydra.launcher.max_num_timeout=0")
+    used_up = train(*limit, *never, name="used-up")
+    goes_on = train(*limit, "model.sleep_s=2.5", name="goes-on")
     run, failed = goes_on.folder / "0", used_up.folder / "0"
-    cluster.until(lambda: _steps(run) >= 4, "it trains", 120)
-    # The limit itself comes when SLURM likes; its signal, and submitit's view that time is up, are the same.
-    cluster.ask("scancel", "--signal=USR2", _job(run))
-    ended = goes_on.wait()
+    ended = goes_on.wait(300)
     assert ended.code == 0, ended.out + ended.err
-    _check(kill_resume, alone, run)
-    assert [attempt["exit"] for attempt in _status(run)["attempts"]] == ["preempted", 0]
+    same = kill_resume.compare(alone, run)
+    assert not same.pop("results_equal"), "the fingerprint knows that this one was slower"
+    assert all(value for key, value in same.items() if key.endswith(("_equal", "_step"))), same
+    assert _metrics(run) == _metrics(alone)
+    exits = [attempt["exit"] for attempt in _status(run)["attempts"]]
+    assert len(exits) > 1
+    assert exits == ["preempted"] * (len(exits) - 1) + [0]
+    assert "this job is timed-out" in _log(run), "it was the limit that came, and nothing else"
 
     ended = used_up.wait()
     assert ended.code == 1
