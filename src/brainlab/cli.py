@@ -59,7 +59,7 @@ def entry(cfg: DictConfig) -> Any:
 
 
 def as_typed() -> None:
-    """Give ``sys.argv`` back the user's words: Hydra has read its own version, records and child processes want these."""
+    """Give ``sys.argv`` back the user's words: Hydra has read its own; records and child processes want these."""
     sys.argv[:] = _typed or sys.argv
 
 
@@ -99,7 +99,7 @@ def _run(arguments: list[str]) -> int:
     try:
         cwd = Path.cwd()
     except FileNotFoundError:
-        raise ConfigError("cwd", os.environ.get("PWD"), "expected a folder that exists", hint="cd into another") from None
+        raise ConfigError("cwd", os.environ.get("PWD"), "expected a folder that exists") from None
     found = search_path.find(line.config_dirs, os.environ, cwd)
     search_path.use(found)
     if line.action != "completion":

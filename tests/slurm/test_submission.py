@@ -45,8 +45,12 @@ def test_what_lies_in_files_after_the_submission_changes_nothing(cluster, start,
 
 
 def test_a_submission_that_is_refused_is_one_sentence_and_leaves_nothing_in_the_queue(cluster, start) -> None:
-    ended = start("job.case=1,2", "hydra.launcher.partition=nowhere").wait()
+    sweep = start("job.case=1,2", "hydra.launcher.partition=nowhere")
+    ended = sweep.wait()
     assert ended.code == 1
+    assert sweep.states() == {0: "FAILED", 1: "FAILED"}
+    assert sweep.job_ids() == {}
+    assert "invalid partition" in (sweep.folder / "sweep.json").read_text()
     told = [line for line in ended.err.splitlines() if "sbatch" in line]
     assert told == [
         "sbatch refused the jobs: invalid partition specified: nowhere; "

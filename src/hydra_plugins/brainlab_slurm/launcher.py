@@ -13,6 +13,7 @@ def _launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_i
     from pathlib import Path
 
     from brainlab.config.preflight import judged
+    from brainlab.errors import BrainlabError
     from brainlab.run.sweep.jobs import SweepJob
     from brainlab.run.sweep.runners import runner_for
 
@@ -33,7 +34,7 @@ def _launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_i
             if change.ended:
                 completed = change.state == "COMPLETED"
                 returns[change.number].status = JobStatus.COMPLETED if completed else JobStatus.FAILED
-                error = RuntimeError(f"{change.state}: {change.reason} (log: {change.log})")
+                error = BrainlabError(f"{change.state}: {change.reason} (log: {change.log})")
                 returns[change.number].return_value = change.score if completed else error
     return [returns[job.number] for job in jobs]
 

@@ -63,7 +63,7 @@ class BrainlabSweeper(BasicSweeper):
         return search(self.config, arguments, record, self._runner(), self._judged)
 
     def _grid(self, record: Any, words: Sequence[Sequence[str]]) -> str:
-        from brainlab.run.sweep.follow import follow
+        from brainlab.run.sweep.follow import follow, submit
 
         assert self.config is not None
         jobs = record.take([(each, self._compose(each)) for each in words])
@@ -71,9 +71,7 @@ class BrainlabSweeper(BasicSweeper):
         runner = self._runner()
         ids = dict(record.alive)  # a sweep whose submitter was stopped: its jobs are watched again, not repeated
         if jobs:
-            started = runner.submit(jobs, record.folder)
-            record.submitted(started)
-            ids.update(started)
+            ids.update(submit(record, runner, jobs))
             del jobs  # hundreds of configurations; the runner keeps what it still needs
         if not self.config.wait:
             record.left()

@@ -11,6 +11,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 
+from brainlab.errors import BrainlabError
 from brainlab.run.sweep import runners
 from brainlab.run.sweep.jobs import JobChange
 from brainlab.run.sweep.local import LocalProcesses
@@ -149,5 +150,5 @@ def test_other_sweepers_get_every_end_and_no_exception(function, make_job, tmp_p
     done = launcher.launch([["0"], ["1"]], 0)
     assert [job.status for job in done] == [JobStatus.COMPLETED, JobStatus.FAILED]
     assert done[0].return_value == 10.0
-    with pytest.raises(RuntimeError, match="FAILED: ValueError: asked to fail"):
+    with pytest.raises(BrainlabError, match="FAILED: ValueError: asked to fail"):
         _ = done[1].return_value

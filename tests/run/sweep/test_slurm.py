@@ -85,6 +85,13 @@ def test_several_nodes_get_one_process_per_device(tmp_path: Path) -> None:
     assert {"--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2", "--cpus-per-task=8"} <= asked
 
 
+def test_one_process_that_fails_ends_the_others_of_its_job(tmp_path: Path) -> None:
+    assert " --kill-on-bad-exit=1 --cpu-bind=none " in script(tmp_path, tasks_per_node=2, srun_args=["--cpu-bind=none"])
+    assert "--kill-on-bad-exit=1" in script(tmp_path, nodes=2)
+    assert "kill-on-bad-exit" not in script(tmp_path)
+    assert script(tmp_path, tasks_per_node=2, srun_args=["--kill-on-bad-exit=0"]).count("kill-on-bad-exit") == 1
+
+
 @pytest.mark.parametrize("setup", [None, [], ["module load cuda"]])
 def test_srun_is_told_the_cores_whatever_a_profile_sets_up(tmp_path: Path, setup: list[str] | None) -> None:
     text = script(tmp_path, setup=setup)

@@ -95,8 +95,23 @@ def test_only_the_first_process_of_a_job_writes(sweep, function, make_job) -> No
 
     freeze([make_job(1, "raise")], sweep, function)
     assert run(sweep, 1, SLURM_PROCID="1")[0] == 1
-    assert not outcome_path(sweep, 1).exists()
     assert {path.name for path in (sweep / "1").iterdir()} == {"seen.json"}
+
+
+def test_a_further_process_that_fails_speaks_for_the_job_unless_the_first_has_spoken(sweep, function, make_job) -> None:
+    freeze([make_job(0, "raise")], sweep, function)
+    assert run(sweep, 0, SLURM_PROCID="1")[0] == 1
+    outcome = read(outcome_path(sweep, 0))
+    assert (outcome["state"], outcome["reason"]) == ("FAILED", "process 1: ValueError: asked to fail")
+
+    outcome_path(sweep, 0).write_text('{"state": "COMPLETED"}')
+    assert run(sweep, 0, SLURM_PROCID="1")[0] == 1
+    assert read(outcome_path(sweep, 0))["state"] == "COMPLETED"
+
+    outcome_path(sweep, 0).unlink()
+    (sweep / "0" / "status.json").write_text('{"state": "PREEMPTED"}')
+    assert run(sweep, 0, SLURM_PROCID="1")[0] == 1
+    assert not outcome_path(sweep, 0).exists()
 
 
 def test_an_interrupted_job_leaves_no_outcome(sweep, function, make_job) -> None:

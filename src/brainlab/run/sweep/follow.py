@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from brainlab.run.sweep.jobs import JobChange, Runner
+from brainlab.errors import BrainlabError
+from brainlab.run.sweep.jobs import JobChange, Runner, SweepJob
 from brainlab.run.sweep.record import SweepRecord
 
-__all__ = ["follow"]
+__all__ = ["follow", "submit"]
+
+
+def submit(record: SweepRecord, runner: Runner, jobs: Sequence[SweepJob]) -> dict[int, str]:
+    """Start jobs and note what they are called; the record says so where they cannot be started.
+
+    Returns:
+        their ids by number.
+
+    Raises:
+        BrainlabError: none of them was started.
+    """
+    try:
+        ids = runner.submit(jobs, record.folder)
+    except BrainlabError as error:
+        record.refused([job.number for job in jobs], str(error))
+        raise
+    except KeyboardInterrupt:
+        record.interrupted()
+        raise
+    record.submitted(ids)
+    return ids
 
 
 def follow(record: SweepRecord, runner: Runner, ids: Mapping[int, str]) -> Iterator[JobChange]:

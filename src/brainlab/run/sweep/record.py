@@ -224,6 +224,12 @@ class SweepRecord:
         if self.on_cluster:
             _say(f"submitted {_jobs(len(ids))} ({_arrays(ids)}) · {self.folder}")
 
+    def refused(self, numbers: Sequence[int], reason: str) -> None:
+        """Note that jobs could not be started; the next start of the sweep tries them again."""
+        for number in numbers:
+            self.rows[number].state, self.rows[number].reason = "FAILED", reason
+        self.finish()
+
     def changed(self, change: JobChange) -> None:
         """Take over what became known of one job, and say it where the job ended."""
         row = self.rows[change.number]

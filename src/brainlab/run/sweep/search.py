@@ -18,7 +18,7 @@ from brainlab.config.search_space import Space, check_settings
 from brainlab.errors import ConfigError
 from brainlab.plot.svg import Mark, chart, numeric_axis
 from brainlab.run.directory import read_json, write_json
-from brainlab.run.sweep.follow import follow
+from brainlab.run.sweep.follow import follow, submit
 from brainlab.run.sweep.jobs import JobChange, Runner, SweepJob
 from brainlab.run.sweep.pruning import Scores
 from brainlab.run.sweep.record import SweepRecord
@@ -169,9 +169,7 @@ class _Search:
             self._proposer.started(trial)
         self._write()  # before the jobs start: a trial finds its siblings by this file
         if started:
-            ids = self._runner.submit(started, record.folder)
-            record.submitted(ids)
-            self._ids.update(ids)
+            self._ids.update(submit(record, self._runner, started))
 
     # --- telling -------------------------------------------------------------------------------------------------
 

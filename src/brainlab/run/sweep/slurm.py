@@ -109,6 +109,7 @@ class SlurmArrays:
         )
         keys = {key: value for key, value in self.params.items() if key not in _NOT_FOR_SBATCH and value is not None}
         keys["setup"] = _setup(keys)
+        keys["srun_args"] = _srun_args(keys)
         keys["array_parallelism"] = parallel
         keys["wckey"] = None  # submitit's own would be refused where a site keeps a list of them
         executor.update_parameters(**executor._convert_parameters(keys))
@@ -120,6 +121,15 @@ def _setup(keys: Mapping[str, Any]) -> list[str]:
     lines = [str(line) for line in keys.get("setup") or []]
     needed = keys.get("cpus_per_task") is not None and not any("SRUN_CPUS_PER_TASK" in line for line in lines)
     return [_BIND, *lines] if needed else lines
+
+
+def _srun_args(keys: Mapping[str, Any]) -> list[str] | None:
+    """The user's words; where a job has several processes, the end of one ends the others, which wait for it."""
+    words = [str(word) for word in keys.get("srun_args") or []]
+    processes = int(keys.get("nodes") or 1) * int(keys.get("tasks_per_node") or 1)
+    if processes > 1 and not any(word.startswith(("-K", "--kill-on-bad-exit")) for word in words):
+        words.insert(0, "--kill-on-bad-exit=1")
+    return words or None
 
 
 def chunks(numbers: Sequence[int], most: int) -> list[list[int]]:

@@ -7,6 +7,7 @@ job; ``python -m brainlab.run.sweep.work --local SWEEP NUMBER`` is a job on this
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 import signal
@@ -22,7 +23,8 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from brainlab.errors import BrainlabError, ConfigError, InvalidFile
-from brainlab.run.directory import RunDirectory, is_rank_zero, read_json, write_json
+from brainlab.io.atomic import write_atomically
+from brainlab.run.directory import RunDirectory, is_rank_zero, jsonable, read_json, write_json
 from brainlab.run.status import now
 from brainlab.run.sweep.frozen import Frozen, check_own, check_private, outcome_path, thaw
 from brainlab.run.sweep.jobs import JobChange, as_score
@@ -75,19 +77,17 @@ def run_frozen(folder: Path, number: int, job_id: str | None) -> None:
         job = JobReturn(cfg=frozen.config, status=JobStatus.FAILED)
         job.return_value = error
     change = change_of(number, job, folder)
-    if is_rank_zero():
-        write_json(
-            outcome_path(folder, number),
-            {
-                "number": number,
-                "state": change.state,
-                "score": change.score,
-                "reason": change.reason,
-                "job_id": job_id,
-                "submission": frozen.submission,
-                "end": now(),
-            },
-        )
+    if is_rank_zero() or _speaks_for_all(change, folder):
+        outcome = {
+            "number": number,
+            "state": change.state,
+            "score": change.score,
+            "reason": change.reason,
+            "job_id": job_id,
+            "submission": frozen.submission,
+            "end": now(),
+        }
+        write_atomically(outcome_path(folder, number), json.dumps(jsonable(outcome), ensure_ascii=False))
     if job.status != JobStatus.COMPLETED:
         raise job._return_value
 
@@ -124,7 +124,16 @@ def change_of(number: int, job: JobReturn, folder: Path) -> JobChange:
     directory = RunDirectory(Path(folder) / str(number))
     if is_rank_zero():
         _keep(directory, error)
-    return JobChange(number, "FAILED", reason=_sentence(error), log=directory.stderr)
+    rank = os.environ.get("SLURM_PROCID", "0")
+    who = "" if is_rank_zero() else f"process {rank}: "
+    return JobChange(number, "FAILED", reason=who + _sentence(error), log=directory.stderr)
+
+
+def _speaks_for_all(change: JobChange, folder: Path) -> bool:
+    """Whether a further process of a job must say how it ended: it failed, and srun now ends the first as well."""
+    status = read_json(RunDirectory(Path(folder) / str(change.number)).status)
+    leaving = isinstance(status, dict) and status.get("state") == "PREEMPTED"  # then others fail for want of the first
+    return change.state == "FAILED" and not leaving and not outcome_path(folder, change.number).exists()
 
 
 def _ready(frozen: Frozen) -> Any:
