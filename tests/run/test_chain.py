@@ -105,3 +105,19 @@ def test_weights_of_an_earlier_stage_need_not_exist_yet(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sweep_over_what_no_stage_sees_is_refused(tmp_path: Path) -> None:
+    def judge(stage: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable, "-m", "brainlab", "-m", "--config-dir", str(_HERE / "conf"), "experiment=tiny",
+            "validate=true", f"paths.root={tmp_path}", "job=chain", f"+job.stages.first={stage}", "seed=0,1",
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE)}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+
+    blind = judge("['experiment=tiny']")
+    assert blind.returncode == 2
+    assert "Invalid seed=0: reaches no stage of this chain" in blind.stderr
+    seeing = judge("['experiment=tiny',\"seed=${seed}\"]")
+    assert seeing.returncode == 0, seeing.stderr

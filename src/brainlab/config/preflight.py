@@ -17,6 +17,7 @@ from brainlab.config.compose import Composer
 from brainlab.config.explain import explain, is_composition_error
 from brainlab.config.overrides import check_overrides, read_overrides
 from brainlab.config.previous import PREVIOUS, find_previous
+from brainlab.config.resolved import overrides_of
 from brainlab.config.schema import ALLOWED_TARGETS
 from brainlab.config.search_space import (
     Space,
@@ -149,7 +150,7 @@ def space_of(composer: Composer, cfg: DictConfig, arguments: Sequence[str] | Non
 
 def _swept(composer: Composer, cfg: DictConfig, arguments: Sequence[str] | None) -> list[Override]:
     words = [f"{key}={value}" for key, value in (OmegaConf.select(cfg, "hydra.sweeper.params") or {}).items()]
-    words += list(cfg.hydra.overrides.task if arguments is None else arguments)
+    words += overrides_of(cfg) if arguments is None else list(arguments)
     return composer.parse(words)
 
 
@@ -159,7 +160,7 @@ def _check_combination(composer: Composer, master: DictConfig, words: Sequence[s
     Raises:
         ConfigError: it cannot run.
     """
-    everything = [*master.hydra.overrides.hydra, *words]
+    everything = [*overrides_of(master, "hydra"), *words]
     overrides = composer.parse(everything)
     try:
         cfg = composer.loader.load_sweep_config(master, list(words))
@@ -220,7 +221,7 @@ def _announce_targets(composer: Composer, jobs: Sequence[DictConfig]) -> None:
     """Say once where what may be built was changed: an experiment file from elsewhere brings its own list."""
     for allowed, cfg in {allowed_targets(cfg): cfg for cfg in jobs}.items():
         if allowed != ALLOWED_TARGETS:
-            origins = composer.origins([*cfg.hydra.overrides.hydra, *cfg.hydra.overrides.task])
+            origins = composer.origins([*overrides_of(cfg, "hydra"), *overrides_of(cfg)])
             where = origins.where("security.allowed_targets")
             print(f"security.allowed_targets is not the default ({where}): {', '.join(allowed)}", file=sys.stderr)
 
@@ -313,7 +314,7 @@ def _report(
                 print(f"  {key}={text}")
         else:
             for number, job in enumerate(jobs):
-                print(f"  {number}: {' '.join(job.hydra.overrides.task) or '(defaults)'}")
+                print(f"  {number}: {' '.join(overrides_of(job)) or '(defaults)'}")
         given = script(cfg, n_jobs) if script is not None else None
         if given is not None:
             noun = "job" if n_jobs == 1 else "jobs"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["TRANSIENT_KEYS", "resolved_yaml"]
+__all__ = ["TRANSIENT_KEYS", "overrides_of", "resolved_yaml"]
 
 # How a run was started, not what it computes: a rerun or a resumed run differs in these and in nothing else.
 TRANSIENT_KEYS = ("hydra", "validate", "dry", "wait", "resume", "rerun")
@@ -29,3 +31,15 @@ def resolved_yaml(cfg: DictConfig) -> str:
         value = cfg[key]
         plain[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     return OmegaConf.to_yaml(OmegaConf.create(plain))
+
+
+def overrides_of(cfg: Any, kind: str = "task") -> list[str]:
+    """The overrides that ``cfg`` was composed from, as they were typed: their ``${…}`` belong to the run, not to them.
+
+    Args:
+        cfg: a configuration with its ``hydra`` node.
+        kind: ``task`` or ``hydra``.
+    """
+    words = OmegaConf.select(cfg, f"hydra.overrides.{kind}")
+    plain: Any = [] if words is None else OmegaConf.to_container(words, resolve=False)
+    return [str(word) for word in plain]

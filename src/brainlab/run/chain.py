@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from brainlab.config.resolved import overrides_of
 from brainlab.config.run_folder import FOLDER_NAME
 from brainlab.config.schema import ALLOWED_TARGETS
 from brainlab.config.targets import allowed_targets
@@ -30,6 +31,22 @@ __all__ = ["Chain", "Stage"]
 log = logging.getLogger(__name__)
 
 _PUBLISHED = ("results.json", "resolved.yaml", "fingerprint.txt", "report.html", "env.json")
+_OF_THE_CHAIN = frozenset(
+    {
+        "job",
+        "paths",
+        "logger",
+        "sweep",
+        "security",
+        "tags",
+        "experiment_name",
+        "validate",
+        "dry",
+        "wait",
+        "resume",
+        "rerun",
+    }
+)
 _OFFERED = ("checkpoint", "folder", "fingerprint", "score")
 
 
@@ -74,8 +91,9 @@ class Chain:
         """Compose and validate every stage; nothing is written.
 
         Raises:
-            ConfigError: naming the first stage that cannot work.
+            ConfigError: naming the first stage that cannot work, or a setting that no stage would see.
         """
+        _refuse_unseen(cfg)
         self._checked = self._composed(cfg)
 
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
@@ -122,6 +140,24 @@ class Chain:
                 ) from error
             found.append(Stage(name, words, composed))
         return found
+
+
+def _refuse_unseen(cfg: DictConfig) -> None:
+    """A sweep over something that reaches no stage would be the same chain again and again."""
+    if "hydra" not in cfg or "MULTIRUN" not in str(cfg.hydra.mode):
+        return
+    written = OmegaConf.to_yaml(cfg.job, resolve=False)
+    for word in overrides_of(cfg):
+        key, _, value = word.lstrip("+~").partition("=")
+        if key.partition(".")[0] in _OF_THE_CHAIN or key in cfg.hydra.runtime.choices or f"${{{key}" in written:
+            continue
+        raise ConfigError(
+            key,
+            value,
+            "reaches no stage of this chain: each has its own settings",
+            where="command line",
+            hint=f"write '{key}=${{{key}}}' into a stage of job.stages",
+        )
 
 
 def _run_stage(stage: Stage, cfg: DictConfig, run: Run, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

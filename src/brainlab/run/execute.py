@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from brainlab.config.build import build
-from brainlab.config.resolved import resolved_yaml
+from brainlab.config.resolved import overrides_of, resolved_yaml
 from brainlab.errors import BrainlabError, ConfigError
 from brainlab.run.context import Run
 from brainlab.run.directory import RunDirectory, is_rank_zero, read_json, write_json
@@ -308,7 +308,8 @@ def _warn_if_changed(source: Path, facts: dict[str, Any]) -> None:
 def _hydra_overrides() -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    config = HydraConfig.instance().cfg
+    return [] if config is None else overrides_of(config)
 
 
 def _keep_traceback(directory: RunDirectory) -> None:

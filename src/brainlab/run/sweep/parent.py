@@ -67,6 +67,7 @@ def close_parent(
     status: str,
     metrics: Mapping[str, float],
     files: Sequence[Path],
+    gone: Sequence[str] = (),
 ) -> None:
     """Hand the sweep's files to its run and close it.
 
@@ -76,6 +77,7 @@ def close_parent(
         status: FINISHED, FAILED or KILLED.
         metrics: what the sweep comes to.
         files: what a reader of the run wants to open.
+        gone: runs of jobs that ended without a word; those still open are closed as killed.
     """
     quiet_libraries()
     with _no_outage("close the sweep's run"):
@@ -86,6 +88,9 @@ def close_parent(
             if file.exists():
                 client.log_artifact(run_id, str(file))
         client.set_terminated(run_id, status=status)
+        for child in gone:
+            if client.get_run(child).info.status == "RUNNING":
+                client.set_terminated(child, status="KILLED")
 
 
 def _tracker(logger: Mapping[str, Any]) -> Any:

@@ -27,6 +27,7 @@ from brainlab.run.sweep.queue import is_slurm_id
 from brainlab.run.sweep.rows import Found, JobRow, find, words_of
 from brainlab.run.sweep.summary import summary_csv
 from brainlab.run.sweep.table import Entry, best_of, counted, screen_text, sweep_csv
+from brainlab.run.sweep.watch import mark_lost
 
 __all__ = ["JobsFailed", "SweepRecord", "collect_sweep"]
 
@@ -248,12 +249,16 @@ class SweepRecord:
 
     def finish(self) -> None:
         """Write every file of the sweep; its run in the tracker is closed unless jobs are still to come."""
+        for row in self.rows.values():
+            if row.state in ("FAILED", "LOST"):  # its process was killed before it could say so itself
+                mark_lost(Path(row.run_dir), row.reason or "it ended without a word", row.state)
         self._write(always=True)
         logger, parent = self.facts.get("logger"), self.facts.get("mlflow_run_id")
         states = [row.state for row in self.rows.values()]
         if not logger or not parent or self.alive or self.facts.get("tracked") == states:
             return
-        best = best_of(self.entries(), self.metric, self.mode)
+        entries = self.entries()
+        best = best_of(entries, self.metric, self.mode)
         metrics = {"n_completed": float(states.count("COMPLETED")), "n_not_completed": float(self.n_failed)}
         if best is not None and best.row.score is not None:
             metrics["best_score"] = best.row.score
@@ -263,6 +268,9 @@ class SweepRecord:
             status=_tracker_status(states),
             metrics=metrics,
             files=[self.folder / name for name in ("sweep.csv", "sweep_summary.csv", "sweep.html", "sweep.json")],
+            gone=[
+                each.found.mlflow_run_id for each in entries if each.row.state == "LOST" and each.found.mlflow_run_id
+            ],
         )
         self.facts["tracked"] = states  # so that looking again costs no import of the tracker
         ledgers.write(self.folder, self._ledger)

@@ -279,8 +279,13 @@ def read_outcome(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("state") in ENDED else None
 
 
-def mark_lost(run_dir: Path, reason: str) -> bool:
+def mark_lost(run_dir: Path, reason: str, state: str = "LOST") -> bool:
     """Correct the ``status.json`` of a run whose process is gone; a run that ended otherwise keeps its state.
+
+    Args:
+        run_dir: the run directory.
+        reason: what became of it, one sentence.
+        state: FAILED where another process of the run could still say what was wrong.
 
     Returns:
         whether the state was changed.
@@ -291,8 +296,8 @@ def mark_lost(run_dir: Path, reason: str) -> bool:
         return False
     attempts = status.get("attempts") or []
     if attempts and attempts[-1].get("end") is None:
-        attempts[-1].update(end=status.get("heartbeat"), exit="lost")
-    status.update(state="LOST", error=reason)
+        attempts[-1].update(end=status.get("heartbeat"), exit=state.lower())
+    status.update(state=state, error=reason)
     write_json(path, status)
     return True
 
