@@ -16,6 +16,7 @@ from brainlab.run.sweep.summary import spread_of
 __all__ = ["csv_text", "differing_columns", "natural", "over_seeds", "show"]
 
 _MOST_SHOWN = 60
+_MOST_COLUMNS = 16
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -28,8 +29,16 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Print a table, one line per row; columns without any value are left out."""
+    """Print a table, one line per row.
+
+    Columns without any value are left out; of a table too wide to read, those too that only some rows have a value for,
+    as it is with runs of different experiments.
+    """
     columns = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    if len(columns) > _MOST_COLUMNS:
+        shared = [key for key in columns if all(row[key] is not None for row in rows)]
+        title = f"{title} ({len(columns) - len(shared)} more columns in the file)"
+        columns = shared
     cells = [columns, *([_cell(row[column]) for column in columns] for row in rows[:_MOST_SHOWN])]
     widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
     print(f"── {title}")
@@ -61,16 +70,19 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], values: S
         values: columns of numbers; what is no number is left out.
 
     Returns:
-        one row per group, in the order of their first members; empty where no group has two.
+        one row per group, in the order of their first members; empty where no group has two. A second run with the
+        seed of another one says nothing new and is not counted.
 
-    >>> rows = [{"state": "COMPLETED", "lr": 1, "x": 2.0}, {"state": "COMPLETED", "lr": 1, "x": 4.0}]
+    >>> rows = [{"state": "COMPLETED", "lr": 1, "seed": s, "x": x} for s, x in ((0, 2.0), (1, 4.0), (1, 4.0))]
     >>> over_seeds(rows, ["lr"], ["x"])
     [{'lr': 1, 'n': 2, 'x': 3.0, 'x sd': 1.4142135623730951}]
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["state"] == "COMPLETED":
-            groups.setdefault(repr([row.get(key) for key in keys]), []).append(row)
+            group = groups.setdefault(repr([row.get(key) for key in keys]), [])
+            if row.get("seed") is None or row["seed"] not in [each["seed"] for each in group]:
+                group.append(row)
     if not any(len(group) > 1 for group in groups.values()):
         return []
     found = []
