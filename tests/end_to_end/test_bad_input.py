@@ -404,7 +404,7 @@ def test_a_negative_learning_rate_is_refused(brainlab, tree):
         ("job.checkpoint", "junk", "expected a complete file written by torch.save"),
         ("job.checkpoint", "code", "it asks for posix.system"),
         ("job.checkpoint", "others", "expected a checkpoint with a state_dict"),
-        ("job.checkpoint", "absent", "expected an existing checkpoint"),
+        ("job.checkpoint", "absent", "expected an existing file"),
     ],
 )
 def test_weights_that_cannot_be_used_are_named_and_never_run(brainlab, tree, tmp_path, key, content, text):

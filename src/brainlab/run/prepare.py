@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 class Prepare:
     """Build whatever is missing in the cache and report what the data are.
 
-    Several may run at the same time and share a cache, as in ``brainlab -m job=prepare data.subject=range(1,11)``:
+    Several may run at the same time and share a cache, as in ``brainlab -m job=prepare 'data.subject=range(1,11)'``:
     what they have in common is built by the first and awaited by the others.
     """
 
