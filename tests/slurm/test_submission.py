@@ -11,14 +11,12 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-RUN = HERE.parent / "run"
-TINY = ("--config-dir", str(RUN / "conf"), "experiment=tiny", "logger=csv")
 
 
-def test_two_trainings_are_one_array_named_brainlab(any_accounting, start) -> None:
-    sweep = start("model.lr=0.01,0.02", "hydra.launcher.poll_interval_s=2", base=TINY, PYTHONPATH=str(RUN))
+def test_the_headline_sweep_is_one_array_of_two_with_a_parent_and_two_children(any_accounting, start, tmp_path) -> None:
+    sweep = start("trainer=debug", "model.lr=1e-4,3e-4", base=(), BRAINLAB_CACHE=str(tmp_path / "cache"))
     ended = sweep.wait()
-    assert ended.code == 0, ended.err
+    assert ended.code == 0, ended.out + ended.err
     ids = sweep.job_ids()
     array = ids[0].partition("_")[0]
     assert ids == {0: f"{array}_0", 1: f"{array}_1"}
@@ -27,9 +25,30 @@ def test_two_trainings_are_one_array_named_brainlab(any_accounting, start) -> No
     assert "JobName=brainlab" in any_accounting.ask("scontrol", "-o", "show", "job", array)
     rows = sweep.rows()
     assert [(row["state"], row["model.lr"], row["slurm_job_id"]) for _, row in sorted(rows.items())] == [
-        ("COMPLETED", "0.01", ids[0]), ("COMPLETED", "0.02", ids[1]),
+        ("COMPLETED", "0.0001", ids[0]), ("COMPLETED", "0.0003", ids[1]),
     ]  # fmt: skip
-    assert all(float(row["val/loss"]) > 0 for row in rows.values())
+    assert all(float(row["val/nll"]) > 0 for row in rows.values())
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = {
+        run.info.run_id: run for each in client.search_experiments() for run in client.search_runs([each.experiment_id])
+    }
+    parent = json.loads((sweep.folder / "sweep.json").read_text())["mlflow_run_id"]
+    children = {key for key, run in runs.items() if run.data.tags.get("mlflow.parentRunId") == parent}
+    assert children == {row["mlflow_run_id"] for row in rows.values()}
+    assert set(runs) == {parent, *children}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_a_value_that_cannot_be_is_refused_before_anything_is_submitted(cluster, start) -> None:
+    sweep = start("trainer.max_epochs=1,abc", base=())
+    ended = sweep.wait()
+    assert ended.code == 2
+    assert ended.err.startswith("Invalid trainer.max_epochs=abc: expected a whole number")
+    assert not sweep.folder.exists()
+    assert cluster.ask("squeue", "-h") == ""
 
 
 def test_what_lies_in_files_after_the_submission_changes_nothing(cluster, start, tmp_path) -> None:
