@@ -33,6 +33,8 @@ from brainlab.errors import ConfigError
 
 __all__ = ["combinations", "explained", "handed_over", "judged", "preflight", "space_of"]
 
+_MANY = 50  # jobs whose checking takes long enough to wonder
+
 _checked: dict[tuple[str, ...], DictConfig] = {}  # the jobs of the sweep that is about to start, by their overrides
 
 
@@ -82,6 +84,8 @@ def preflight(line: CommandLine, script: Callable[[DictConfig, int], str | None]
         ):
             _waits_for_results(cfg)
             all_words = combinations(composer, cfg)
+            if len(all_words) > _MANY:
+                print(f"checking {len(all_words)} jobs …", file=sys.stderr, flush=True)
             jobs = [_check_combination(composer, cfg, words) for words in all_words]
             if not (cfg.validate or cfg.dry):
                 _check_cluster(cfg)
