@@ -88,6 +88,22 @@ MISTAKES = {
         ["-m", "hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"],
         ["hydra.launcher.tasks_per_node=2", "expected 1"],
     ),
+    "no processes for local jobs": (
+        ["-m", "hydra/launcher=submitit_local", "hydra.launcher.parallelism=-3"],
+        ["hydra.launcher.parallelism=-3", "expected a positive number"],
+    ),
+    "not one process for local jobs": (
+        ["-m", "hydra/launcher=submitit_local", "hydra.launcher.parallelism=0"],
+        ["hydra.launcher.parallelism=0", "expected a positive number"],
+    ),
+    "a folder that SLURM reads as a pattern": (
+        ["-m", "hydra/launcher=submitit_slurm", "hydra.sweep.dir=some/50%j"],
+        ["hydra.sweep.dir=", "50%j", "without %"],
+    ),
+    "a place that SLURM reads as a pattern": (
+        ["-m", "hydra/launcher=submitit_slurm", "paths.root=some/50%"],
+        ["paths.root=", "50%", "without %"],
+    ),
     "a warning after the end": (
         ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=1"],
         ["hydra.launcher.signal_delay_s=120", "less than hydra.launcher.timeout_min"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +295,7 @@ def _devices(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> Non
     if target.endswith("SlurmLauncher"):
         _processes(trainer, launcher, origins)
         _launching(launcher, origins)
+        _patterns(cfg, plain, origins)
         return
     strategy = str(trainer.get("strategy"))
     if strategy.startswith("ddp"):
@@ -305,7 +306,10 @@ def _devices(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> Non
             where=origins.where("trainer.strategy"),
             hint="use hydra/launcher=submitit_slurm, or trainer.devices=1 trainer.strategy=auto",
         )
-    if target.endswith("LocalLauncher") and (launcher.get("tasks_per_node", 1), launcher.get("nodes", 1)) != (1, 1):
+    if not target.endswith("LocalLauncher"):
+        return
+    _positive(launcher, ("parallelism", "cpus_per_task"), origins)
+    if (launcher.get("tasks_per_node", 1), launcher.get("nodes", 1)) != (1, 1):
         raise ConfigError(
             "hydra.launcher.tasks_per_node",
             launcher.get("tasks_per_node"),
@@ -371,11 +375,8 @@ def _launching(launcher: Any, origins: Origins) -> None:
             f"expected true: srun is what starts the {processes} processes of a job",
             where=origins.where("hydra.launcher.use_srun"),
         )
-    for key in ("timeout_min", "array_parallelism", "tasks_per_node", "nodes", "cpus_per_task", "poll_interval_s"):
-        value = launcher.get(key)
-        if value is not None and value <= 0:
-            name = f"hydra.launcher.{key}"
-            raise ConfigError(name, value, "expected a positive number", where=origins.where(name))
+    keys = ("timeout_min", "array_parallelism", "tasks_per_node", "nodes", "cpus_per_task", "poll_interval_s")
+    _positive(launcher, keys, origins)
     retries, delay_s = launcher.get("max_num_timeout", 0), launcher.get("signal_delay_s", 0)
     if retries < 0:
         name = "hydra.launcher.max_num_timeout"
@@ -388,6 +389,24 @@ def _launching(launcher: Any, origins: Origins) -> None:
             where=origins.where("hydra.launcher.signal_delay_s"),
             hint="it is the time that a job has to write a checkpoint before SLURM ends it",
         )
+
+
+def _positive(launcher: Any, keys: Iterable[str], origins: Origins) -> None:
+    for key in keys:
+        value = launcher.get(key)
+        if value is not None and value <= 0:
+            name = f"hydra.launcher.{key}"
+            raise ConfigError(name, value, "expected a positive number", where=origins.where(name))
+
+
+def _patterns(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:
+    """SLURM puts numbers in place of ``%`` and a letter, so the logs would lie elsewhere or nowhere."""
+    folder = Path(str(OmegaConf.select(cfg, "hydra.sweep.dir"))).absolute()
+    if "%" in str(folder):
+        root = str(plain["paths"]["root"])
+        key, value = ("paths.root", root) if "%" in root else ("hydra.sweep.dir", folder)
+        wanted = "expected a folder without % in its name: SLURM reads it as a pattern"
+        raise ConfigError(key, value, wanted, where=origins.where(key), hint="hydra.sweep.dir=… chooses another")
 
 
 def _first_line(error: BaseException) -> str:
