@@ -111,6 +111,15 @@ def test_jobs_of_somebody_else_are_not_read(
         thaw(tmp_path, 3)
 
 
+def test_what_a_planted_link_points_to_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public").chmod(0o755)
+    (tmp_path / ".jobs").symlink_to(tmp_path / "public")
+    with pytest.raises(InvalidFile, match="not a link"):
+        private_folder(tmp_path / ".jobs")
+    assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o755
+
+
 def test_links_are_not_followed(job: SweepJob, tmp_path: Path) -> None:
     freeze([job], tmp_path / "real", job_function)
     (tmp_path / "sweep").mkdir()

@@ -6,6 +6,7 @@ wrote into a folder that nobody else can write are ever read back.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -126,9 +127,10 @@ def private_folder(path: Path) -> Path:
     Raises:
         InvalidFile: it belongs to somebody else.
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.stat().st_uid == os.geteuid():
-        path.chmod(0o700)
+    with contextlib.suppress(FileExistsError):  # a file, or a link to nowhere: named below
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_own(path)  # before the mode is changed: a link would change that of what it points to
+    path.chmod(0o700)
     check_private(path)
     return path
 
