@@ -262,6 +262,8 @@ def check_settings(cfg: DictConfig) -> None:
             "expected a metric of the validation data: what a sweep chooses by cannot also be its test",
             hint="every metric of every job is in sweep.csv all the same",
         )
+    if sweep.max_failures is not None and sweep.max_failures < 1:
+        raise ConfigError("sweep.max_failures", sweep.max_failures, "expected at least 1, or null to run all jobs")
     if not is_search(cfg):
         return
     name = f"sweep={sweep.method}"

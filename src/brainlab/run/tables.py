@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from brainlab.run.sweep.summary import spread_of
+from brainlab.run.sweep import table
+from brainlab.run.sweep.table import is_number, spread_of
 
 __all__ = ["csv_text", "differing_columns", "natural", "over_seeds", "show"]
 
@@ -21,11 +19,8 @@ _MOST_COLUMNS = 16
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of the same keys as CSV; what is unknown stays empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([{key: "" if value is None else value for key, value in row.items()} for row in rows])
-    return text.getvalue()
+    columns = list(rows[0])
+    return table.csv_text(columns, [[row.get(column) for column in columns] for row in rows])
 
 
 def show(rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -89,7 +84,7 @@ def over_seeds(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], values: S
     for group in groups.values():
         entry = {**{key: group[0].get(key) for key in keys}, "n": len(group)}
         for value in values:
-            spread = spread_of([float(row[value]) for row in group if _is_number(row.get(value))])
+            spread = spread_of([float(row[value]) for row in group if is_number(row.get(value))])
             entry |= {value: spread and spread.mean, f"{value} sd": spread and spread.sd}
         found.append(entry)
     return found
@@ -106,7 +101,3 @@ def natural(path: Path | str) -> list[tuple[int, int, str]]:
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -57,6 +57,14 @@ def test_seeds_are_shown_as_mean_and_spread():
     assert "Over its 3 seeds: 2 ± 1 (mean ± sd)" in html
 
 
+def test_the_headline_is_the_best_mean_over_seeds():
+    scores = {("0.1", 0): 0.1, ("0.1", 1): 9.0, ("0.2", 0): 2.0, ("0.2", 1): 1.0}
+    html = page(*[entry(n, score=score, lr=lr, seed=seed) for n, ((lr, seed), score) in enumerate(scores.items())])
+
+    assert '<div class="number">1.5</div>' in html
+    assert "Its best seed: job 3" in html
+
+
 def test_simulated_data_are_never_in_doubt():
     assert "SIMULATED DATA" in page(entry(0, source="synthetic", lr=1))
     assert "SIMULATED DATA" not in page(entry(0, source="files", lr=1))

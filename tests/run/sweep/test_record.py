@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
+from brainlab.config.search_space import check_settings
 from brainlab.errors import ConfigError
 from brainlab.run.sweep.follow import follow
 from brainlab.run.sweep.jobs import JobChange, SweepJob
@@ -302,6 +303,12 @@ def test_after_too_many_failures_waiting_jobs_are_cancelled_and_running_ones_end
     assert runner.cancelled == [2, 3]
     assert [row.state for row in record.rows.values()] == ["FAILED", "COMPLETED", "CANCELLED", "CANCELLED"]
     assert "2 are not started" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_a_limit_that_no_failure_can_reach_is_refused(n):
+    with pytest.raises(ConfigError, match=f"Invalid sweep.max_failures={n}: expected at least 1"):
+        check_settings(compose(f"sweep.max_failures={n}"))
 
 
 def test_an_interrupted_cluster_sweep_goes_on_and_says_how_to_collect_it(tmp_path, capsys):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brainlab.run.sweep.rows import Found, JobRow
 from brainlab.run.sweep.summary import groups_of, spread_of, summary_csv
-from brainlab.run.sweep.table import Entry
+from brainlab.run.sweep.table import Entry, best_of, screen_text
 
 
 def entry(number: int, lr: str, seed: int, score: float | None, **metrics: float) -> Entry:
@@ -38,6 +38,17 @@ def test_a_sweep_of_seeds_alone_is_one_group():
     (row,) = rows([entry(seed, "1", seed, float(seed)) for seed in range(5)], ["seed"])
 
     assert (row["n"], row["mean"]) == ("5", "2.0")
+
+
+def test_the_best_combination_is_that_of_the_best_mean_not_of_the_luckiest_seed():
+    lucky = [entry(0, "1", 0, 0.1), entry(1, "1", 1, 9.0)]
+    entries = [*lucky, entry(2, "2", 0, 2.0), entry(3, "2", 1, 1.0), entry(4, "2", 2, None)]
+    best = best_of(entries, "val/loss", "min")
+
+    assert best is not None
+    assert (best.entry.row.num, best.spread.n, best.spread.mean) == (3, 2, 1.5)
+    shown = screen_text(entries, ["model.lr", "seed"], "val/loss", "min")
+    assert "* best: model.lr=2 (mean 1.5 ± 0.71 over 2 seeds; job 3 is its best seed)" in shown
 
 
 def test_every_metric_has_a_row_and_jobs_that_did_not_complete_have_none():

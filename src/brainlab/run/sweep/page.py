@@ -11,7 +11,7 @@ from typing import Any
 from brainlab.plot.svg import Axis, Mark, chart, colours, named_axis, numeric_axis
 from brainlab.run.sweep.curves import Points, chosen
 from brainlab.run.sweep.summary import SEED, Group, Spread, groups_of
-from brainlab.run.sweep.table import Entry, best_of, columns_of, counted
+from brainlab.run.sweep.table import Best, Entry, best_of, columns_of, counted
 
 __all__ = ["render"]
 
@@ -48,7 +48,8 @@ def render(
     environment.filters["number"] = number
     metric, mode = str(facts.get("metric") or "score"), str(facts.get("mode") or "min")
     groups = groups_of(entries, swept)
-    best = best_of(entries, metric, mode)
+    chosen_best = best_of(entries, metric, mode)
+    best = None if chosen_best is None else chosen_best.entry
     painter = _Painter(entries, swept, metric)
     scored = any(metric in entry.metrics(metric) for entry in entries)
     states = [entry.row.state for entry in entries]
@@ -61,7 +62,7 @@ def render(
         metrics=columns_of(entries, metric),
         best=best,
         best_report=_report_of(best),
-        best_group=next((group for group in groups if best in group.entries), None),
+        spread=None if chosen_best is None else chosen_best.spread,
         groups=_summary(groups, metric, mode) if SEED in swept else [],
         keys=[key for key in swept if key != SEED],
         counts=counted(states),
@@ -69,7 +70,7 @@ def render(
         simulated=any(entry.found.data_source == "synthetic" for entry in entries),
         troubled=[entry for entry in entries if entry.row.state in ("FAILED", "LOST", "CANCELLED")],
         reports={entry.row.num: report for entry in entries if (report := _report_of(entry))},
-        panels=painter.panels(best, groups) if scored else [],
+        panels=painter.panels(chosen_best, groups) if scored else [],
         grid=_grid(groups, swept, metric, mode) if scored else None,
         curves=painter.curves(curves or {}, best),
         legend=painter.legend(),
@@ -103,7 +104,7 @@ class _Painter:
             return []
         return every if self._few else [every[0], every[len(every) // 2], every[-1]]
 
-    def panels(self, best: Entry | None, groups: Sequence[Group]) -> list[dict[str, str]]:
+    def panels(self, best: Best | None, groups: Sequence[Group]) -> list[dict[str, str]]:
         """The metric against each swept key."""
         scores = [entry for entry in self.entries if _finite(entry.metrics(self.metric).get(self.metric))]
         keys = self.keys or ([SEED] if self.key == SEED else [])
@@ -129,7 +130,8 @@ class _Painter:
                 )
                 for entry in scores
             ]
-            star = [] if best is None else [(_number(best.settings.get(key)), best.metrics(self.metric)[self.metric])]
+            lone = best is not None and (key != SEED or best.spread.n == 1)  # a mean over seeds stands at none of them
+            star = [(_number(best.entry.settings.get(key)), best.spread.mean)] if best is not None and lone else []
             panels.append({"title": f"{self.metric} against {key}", "svg": chart(marks, x, y, stars=star)})
         return panels
 

@@ -260,8 +260,8 @@ class SweepRecord:
         entries = self.entries()
         best = best_of(entries, self.metric, self.mode)
         metrics = {"n_completed": float(states.count("COMPLETED")), "n_not_completed": float(self.n_failed)}
-        if best is not None and best.row.score is not None:
-            metrics["best_score"] = best.row.score
+        if best is not None:
+            metrics["best_score"] = best.spread.mean
         close_parent(
             logger,
             parent,

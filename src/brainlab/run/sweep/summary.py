@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from brainlab.run.sweep.table import Entry, columns_of, csv_text
+from brainlab.run.sweep.table import Entry, Spread, columns_of, csv_text, is_number, spread_of
 
-__all__ = ["Group", "Spread", "groups_of", "summary_csv"]
+__all__ = ["Group", "Spread", "groups_of", "spread_of", "summary_csv"]
 
 SEED = "seed"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Several values as three numbers."""
-
-    n: int
-    mean: float
-    sd: float | None
-    """Sample standard deviation (n - 1); ``None`` for one value."""
 
 
 @dataclass
@@ -34,23 +23,7 @@ class Group:
     def spread(self, name: str, metric: str) -> Spread | None:
         """Number, mean and spread of one metric over the completed jobs; ``None`` where none has it."""
         values = [entry.metrics(metric).get(name) for entry in self.entries]
-        return spread_of([float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)])
-
-
-def spread_of(values: Sequence[float]) -> Spread | None:
-    """Number, mean and sample standard deviation.
-
-    >>> spread_of([1.0, 2.0, 3.0])
-    Spread(n=3, mean=2.0, sd=1.0)
-    >>> spread_of([4.0])
-    Spread(n=1, mean=4.0, sd=None)
-    """
-    n = len(values)
-    if n == 0:
-        return None
-    mean = math.fsum(values) / n
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
-    return Spread(n, mean, sd)
+        return spread_of([float(value) for value in values if is_number(value)])
 
 
 def groups_of(entries: Sequence[Entry], swept: Sequence[str]) -> list[Group]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,19 @@ from typing import Any
 from brainlab.run.sweep.queue import is_slurm_id
 from brainlab.run.sweep.rows import Found, JobRow
 
-__all__ = ["Entry", "best_of", "columns_of", "counted", "csv_text", "screen_text", "sweep_csv"]
+__all__ = [
+    "Best",
+    "Entry",
+    "Spread",
+    "best_of",
+    "columns_of",
+    "counted",
+    "csv_text",
+    "is_number",
+    "screen_text",
+    "spread_of",
+    "sweep_csv",
+]
 
 _LAST = ("seed", "wall_s", "run_dir", "slurm_job_id", "mlflow_run_id")
 _WORDS = {
@@ -51,6 +64,42 @@ class Entry:
             return {}
         own = {} if self.row.score is None else {metric: self.row.score}
         return {**own, **{name: value for name, value in self.found.metrics.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several values as three numbers."""
+
+    n: int
+    mean: float
+    sd: float | None
+    """Sample standard deviation (n - 1); ``None`` for one value."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best combination of a sweep."""
+
+    entry: Entry
+    """Its job; of several seeds the best one."""
+    spread: Spread
+    """Its score over seeds, by which it was chosen."""
+
+
+def spread_of(values: Sequence[float]) -> Spread | None:
+    """Number, mean and sample standard deviation.
+
+    >>> spread_of([1.0, 2.0, 3.0])
+    Spread(n=3, mean=2.0, sd=1.0)
+    >>> spread_of([4.0])
+    Spread(n=1, mean=4.0, sd=None)
+    """
+    n = len(values)
+    if n == 0:
+        return None
+    mean = math.fsum(values) / n
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
+    return Spread(n, mean, sd)
 
 
 def columns_of(entries: Sequence[Entry], metric: str) -> list[str]:
@@ -99,7 +148,7 @@ def screen_text(entries: Sequence[Entry], swept: Sequence[str], metric: str, mod
     cells = [header]
     for entry in entries:
         score = entry.metrics(metric).get(metric)
-        marked = "" if score is None else f"{score:.4g}{' *' if entry is best else ''}"
+        marked = "" if score is None else f"{score:.4g}{' *' if best and entry is best.entry else ''}"
         cells.append(
             [
                 str(entry.row.num),
@@ -116,7 +165,7 @@ def screen_text(entries: Sequence[Entry], swept: Sequence[str], metric: str, mod
     widths = {index: max(len(row[index]) for row in cells) for index in shown}
     lines = ["  ".join(row[index].ljust(widths[index]) for index in shown).rstrip() for row in cells]
     if best is not None and len(entries) > 1:
-        lines.append(f"* best: job {best.row.num}")
+        lines.append(f"* best: {_described(best)}")
     lines += [
         f"job {entry.row.num} {_WORDS.get(entry.row.state, entry.row.state)}: {entry.row.reason}"
         for entry in entries
@@ -141,16 +190,38 @@ def counted(states: Iterable[str], *, ended_only: bool = False) -> str:
     return ", ".join([*always, *(f"{count[state]} {word}" for state, word in rest if count[state])])
 
 
-def best_of(entries: Sequence[Entry], metric: str, mode: str) -> Entry | None:
-    """The completed job with the best score; a trial that a search ended early was not tried to its end."""
-    scored = [entry for entry in entries if _is_number(entry.metrics(metric).get(metric)) and not entry.pruned]
-    if not scored:
-        return None
-    return (max if mode == "max" else min)(scored, key=lambda entry: entry.metrics(metric)[metric])
+def best_of(entries: Sequence[Entry], metric: str, mode: str) -> Best | None:
+    """The combination with the best mean over its seeds: the best single seed would be the luckiest one.
+
+    A trial that a search ended early was not tried to its end and does not count.
+    """
+    choose = max if mode == "max" else min
+    groups: dict[Any, list[Entry]] = {}
+    for entry in entries:
+        if is_number(entry.metrics(metric).get(metric)) and not entry.pruned:
+            settings = [(key, str(value)) for key, value in entry.settings.items() if key != "seed"]
+            place: Any = tuple(settings) if "seed" in entry.settings else entry.row.num
+            groups.setdefault(place, []).append(entry)
+    found = []
+    for members in groups.values():
+        spread = spread_of([float(entry.metrics(metric)[metric]) for entry in members])
+        assert spread is not None
+        found.append(Best(choose(members, key=lambda entry: entry.metrics(metric)[metric]), spread))
+    return choose(found, key=lambda each: each.spread.mean) if found else None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and value == value
+def is_number(value: Any) -> bool:
+    """Whether there is something to average: neither NaN nor infinite, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _described(best: Best) -> str:
+    job, spread = best.entry.row.num, best.spread
+    if spread.sd is None:
+        return f"job {job}"
+    words = [f"{key}={value}" for key, value in best.entry.settings.items() if key != "seed" and value is not None]
+    about = f"mean {spread.mean:.4g} ± {spread.sd:.2g} over {spread.n} seeds; job {job} is its best seed"
+    return f"{' '.join(words)} ({about})" if words else about
 
 
 def _short(value: Any) -> str:
