@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from brainlab.run.sweep import watch
+from brainlab.run.sweep.jobs import JobChange
 from brainlab.run.sweep.queue import Cluster
 from brainlab.run.sweep.watch import Watcher, mark_lost, read_outcome
 
@@ -145,6 +146,36 @@ def test_a_job_that_ended_by_itself_and_left_nothing_is_lost_within_two_minutes(
         states = site.later(watcher)
     assert states == {0: "LOST"}
     assert site.time < 120
+
+
+@pytest.mark.parametrize("source", ["scontrol", "sacct"])
+@pytest.mark.parametrize(
+    ("code", "state"), [("1:0", "FAILED"), ("127:0", "FAILED"), ("137:0", "LOST"), ("0:9", "LOST"), ("1:9", "LOST")]
+)
+def test_an_error_before_the_job_could_speak_is_failed_and_a_kill_is_lost(
+    site: Site, source: str, code: str, state: str
+) -> None:
+    watcher = site.watcher({0: "12"})
+    path = site.status(0, job="12")
+    log = site.folder / ".submitit" / "12" / "12_0_log.out"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    log.with_suffix(".err").write_text("python: command not found")
+    site.squeue = "12|FAILED|NonZeroExitCode\n"
+    told = {
+        "scontrol": f"JobId=12 JobState=FAILED Reason=NonZeroExitCode ExitCode={code}",
+        "sacct": f"12|FAILED|{code}",
+    }
+    setattr(site, source, told[source])
+    changes: list[JobChange] = []
+    while not changes:
+        site.time += 15
+        changes = watcher.look()
+    assert 30 < site.time < 120
+    assert (changes[0].state, changes[0].log) == (state, log.with_suffix(".err"))
+    assert f"exit code {code}" in str(changes[0].reason)
+    assert ("; see " in str(changes[0].reason)) == (state == "FAILED")
+    assert json.loads(path.read_text())["state"] == state
 
 
 def test_a_job_in_no_queue_lives_while_its_heart_beats(site: Site) -> None:

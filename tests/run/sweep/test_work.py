@@ -86,6 +86,15 @@ def test_a_job_whose_folder_is_gone_says_so(sweep, function, make_job, tmp_path,
     assert "the folder that the sweep was started in (No such file or directory)" in reason
 
 
+def test_a_job_that_cannot_be_thawed_fails_and_says_why(sweep, function, make_job) -> None:
+    freeze([make_job(0)], sweep, function)
+    frozen_path(sweep, 0).write_bytes(b"broken")
+    assert run(sweep, 0)[0] == 1
+    outcome = read(outcome_path(sweep, 0))
+    assert (outcome["state"], outcome["submission"], outcome["job_id"][:6]) == ("FAILED", None, "local-")
+    assert "0.pkl: expected a frozen job" in outcome["reason"]
+
+
 def test_only_the_first_process_of_a_job_writes(sweep, function, make_job) -> None:
     freeze([make_job(0)], sweep, function)
     code, out = run(sweep, 0, SLURM_PROCID="1")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -120,14 +121,20 @@ class Watcher:
     def _of(self, number: int) -> _Known:
         return self._known.setdefault(number, _Known())
 
-    def _log(self, job_id: str) -> Path | None:
-        path = self._folder / ".submitit" / job_id / f"{job_id}_0_log.out"
-        return path if is_slurm_id(job_id) and path.exists() else None
+    def _log(self, job_id: str, state: str = "") -> Path | None:
+        """The file to read: of a job that ended badly the one with the errors, where there are any."""
+        if not is_slurm_id(job_id):
+            return None
+        out, err = (self._folder / ".submitit" / job_id / f"{job_id}_0_log.{end}" for end in ("out", "err"))
+        bad = state in ENDED - {"COMPLETED"}
+        if err.exists() and ((bad and err.stat().st_size) or not out.exists()):
+            return err
+        return out if out.exists() else None
 
     def _change(self, number: int, state: str, reason: str | None = None, score: float | None = None) -> JobChange:
         self._of(number).state = state
         job_id = self._ids[number]
-        return JobChange(number, state, score=score, reason=reason, job_id=job_id or None, log=self._log(job_id))
+        return JobChange(number, state, score=score, reason=reason, job_id=job_id or None, log=self._log(job_id, state))
 
     # --- what the jobs left ------------------------------------------------------------------------------------
 
@@ -207,6 +214,12 @@ class Watcher:
             # The accounting is late: what it calls ended has ended, but what it calls running may be gone for long.
             sacct = self._cluster.sacct(missing) or {}
             found.update({key: sacct[key] for key in missing & set(sacct) if sacct[key].ended})
+        failed = {key for key, entry in found.items() if entry.state == "FAILED" and _exit_code(entry) is None}
+        for ask in (self._cluster.scontrol, self._cluster.sacct):  # squeue does not tell exit codes
+            if failed:
+                told = {key: entry for key, entry in (ask(failed) or {}).items() if _exit_code(entry) is not None}
+                found.update({key: told[key] for key in failed & set(told)})
+                failed -= set(told)
         arrays = {job_id.partition("_")[0] for job_id in squeue or () if "_" in job_id}
         return found, arrays, answered
 
@@ -233,6 +246,10 @@ class Watcher:
         late = self._clock() - known.gone_since >= _OUTCOME_POLLS * self._interval_s
         if known.gone_polls < 2 or (entry.state in _OWN_ENDS and not late and not now):
             return None
+        if entry.state == "FAILED" and _by_itself(entry):
+            # It could not even say so: a setup line that fails, a Python that is not there, a disk that is full.
+            log_file = self._log(self._ids[number], "FAILED")
+            return self._lost(number, str(entry) + (f"; see {log_file}" if log_file is not None else ""), "FAILED")
         return self._lost(number, f"{entry}, without leaving an outcome" if entry.state in _OWN_ENDS else str(entry))
 
     def _missing(self, number: int, now: bool, array_known: bool) -> JobChange | None:
@@ -259,18 +276,30 @@ class Watcher:
         silence = f"no heartbeat for {age:.0f} s" if beat else "it wrote no heartbeat"
         return self._lost(number, silence + (" and not in the queue" if is_slurm_id(self._ids[number]) else ""))
 
-    def _lost(self, number: int, reason: str) -> JobChange:
+    def _lost(self, number: int, reason: str, state: str = "LOST") -> JobChange:
         status = self._status(number)
         attempts = status.get("attempts") or [{}]
         own = attempts[-1].get("slurm_job_id") == self._ids[number]
         if own and status.get("state") in _OWN_ENDS:  # killed between its last two files
             return self._change(number, status["state"], status.get("error") or "it left no outcome file")
-        mark_lost(self._folder / str(number), reason)
-        return self._change(number, "LOST", reason)
+        mark_lost(self._folder / str(number), reason, state)
+        return self._change(number, state, reason)
 
     def _status(self, number: int) -> dict[str, Any]:
         status = read_json(self._folder / str(number) / "status.json")
         return status if isinstance(status, dict) else {}
+
+
+def _exit_code(entry: QueueEntry) -> tuple[int, int] | None:
+    """What the job's script ended with, and the signal that ended it."""
+    found = re.search(r"exit code (\d+):(\d+)", entry.detail)
+    return (int(found[1]), int(found[2])) if found is not None else None
+
+
+def _by_itself(entry: QueueEntry) -> bool:
+    """Whether the job ended with an error of its own; a shell tells of a killed process by a code above 128."""
+    code = _exit_code(entry)
+    return code is not None and code[1] == 0 and 0 < code[0] < 128
 
 
 def read_outcome(path: Path) -> dict[str, Any] | None:

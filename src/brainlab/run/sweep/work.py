@@ -69,12 +69,13 @@ def run_frozen(folder: Path, number: int, job_id: str | None) -> None:
     Raises:
         Exception: whatever the job raised.
     """
-    frozen = thaw(folder, number)
+    frozen: Frozen | None = None
     try:
+        frozen = thaw(folder, number)
         job = run_config(frozen.config, _ready(frozen), _context(frozen.config), folder, number, job_id)
     except Exception as error:  # before its run began: a package that this machine lacks, a folder that it cannot see
         log.error("job %d cannot start", number, exc_info=True)
-        job = JobReturn(cfg=frozen.config, status=JobStatus.FAILED)
+        job = JobReturn(cfg=None if frozen is None else frozen.config, status=JobStatus.FAILED)
         job.return_value = error
     change = change_of(number, job, folder)
     if is_rank_zero() or _speaks_for_all(change, folder):
@@ -84,7 +85,7 @@ def run_frozen(folder: Path, number: int, job_id: str | None) -> None:
             "score": change.score,
             "reason": change.reason,
             "job_id": job_id,
-            "submission": frozen.submission,
+            "submission": None if frozen is None else frozen.submission,  # then the id tells whose outcome it is
             "end": now(),
         }
         write_atomically(outcome_path(folder, number), json.dumps(jsonable(outcome), ensure_ascii=False))
