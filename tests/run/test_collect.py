@@ -17,6 +17,7 @@ from launch import tiny_config
 from brainlab.errors import ConfigError
 from brainlab.run.collect import Collect, find_runs, row_of, table_of
 from brainlab.run.execute import execute
+from brainlab.run.sweep.record import JobsFailed
 
 
 def collect(tmp_path: Path, *places: Path | str) -> list[dict[str, Any]]:
@@ -56,6 +57,24 @@ def test_a_failed_run_is_listed_with_its_error(tmp_path: Path) -> None:
         execute(tiny_config(tmp_path, "model.fail_at_step=2"), folder=tmp_path / "runs" / "a")
     row = row_of(tmp_path / "runs" / "a")
     assert (row["state"], row["note"]) == ("FAILED", "RuntimeError: planned failure")
+
+
+def test_a_run_whose_status_is_broken_is_lost_and_says_why(tmp_path: Path) -> None:
+    for number, text in enumerate(('{"state": "RUNN', "[]", "{}")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "status.json").write_text(text)
+        row = row_of(folder)
+        assert (row["state"], row["note"]) == ("LOST", "its status.json is missing or damaged")
+
+
+def test_a_sweep_that_still_runs_is_said_in_one_sentence(tmp_path: Path) -> None:
+    beats = stopped(tmp_path / "sweep" / "0", host="node7", pid=1, minutes=0)
+    job = {"num": 0, "overrides": [], "state": "RUNNING", "job_id": "here-0"}
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"brainlab_sweep": 1, "jobs": [job]}))
+    with pytest.raises(JobsFailed, match=r"^1 job is still running; collect again later with"):
+        collect(tmp_path, beats.parent)
+    assert "Traceback" not in (tmp_path / "collect" / "stderr.txt").read_text()
 
 
 def test_two_runs_are_compared_key_by_key(finished_run: Path, tmp_path: Path) -> None:

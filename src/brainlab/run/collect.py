@@ -18,14 +18,14 @@ from brainlab.errors import ConfigError, InvalidFile
 from brainlab.run.context import Run
 from brainlab.run.directory import read_json, write_json
 from brainlab.run.fingerprint import differing_keys, flatten, matters
+from brainlab.run.sweep.news import is_alive
+from brainlab.run.sweep.watch import HEARTBEAT_LOST_S
 from brainlab.run.tables import csv_text, differing_columns, natural, over_seeds, show
 
 __all__ = ["Collect", "find_runs", "find_sweeps", "row_of", "table_of"]
 
 log = logging.getLogger(__name__)
 
-_SILENT_S = 60.0
-"""A run that says nothing for four of its heartbeats is not running any more."""
 _PARTS_OF_RUNS = {"stages", "evaluations"}
 _ALWAYS_SHOWN = ("run", "state", "best", "value", "note")
 _NEVER_SHOWN = ("run_dir", "mlflow_run_id", "low", "high", "wall_s", "chance")
@@ -143,12 +143,14 @@ def row_of(folder: Path, job: Any = None) -> dict[str, Any]:
         folder: the run directory, which may not exist yet.
         job: what a sweep knows of it; it knows the queue, which the directory does not.
     """
-    status, results = read_json(folder / "status.json") or {}, read_json(folder / "results.json") or {}
+    status, results = _mapping(folder / "status.json"), _mapping(folder / "results.json")
     best, monitor = results.get("best") or {}, results.get("monitor") or {}
     headline = (results.get("metrics") or {}).get(results.get("headline") or "") or {}
     attempts = status.get("attempts") or [{}]
     tracker = folder / "mlflow_run_id"
     state, note = _state(status)
+    if state is None:
+        state, note = "LOST", "its status.json is missing or damaged"
     if job is not None:
         state, note = job.state, job.reason or (note if state == job.state else None)
     return {
@@ -234,7 +236,7 @@ def _state(status: Mapping[str, Any]) -> tuple[str | None, str | None]:
     attempt = (status.get("attempts") or [{}])[-1]
     silence = _seconds_since(status.get("heartbeat"))
     here = attempt.get("host") == socket.gethostname()
-    if silence is not None and silence > _SILENT_S and not (here and _is_alive(attempt.get("pid"))):
+    if silence is not None and silence > HEARTBEAT_LOST_S and not (here and is_alive(attempt.get("pid"))):
         return "LOST", f"no sign of life for {_span(silence)}"
     return state, f"attempt {len(status.get('attempts') or [])}"
 
@@ -244,17 +246,6 @@ def _seconds_since(stamp: Any) -> float | None:
         return (datetime.now().astimezone() - datetime.fromisoformat(str(stamp))).total_seconds()
     except (TypeError, ValueError):
         return None
-
-
-def _is_alive(pid: Any) -> bool:
-    """Whether a process of this machine lives; one that is stopped lives too, though its heart does not beat."""
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:
-        return True
-    except (OSError, TypeError, ValueError):
-        return False
-    return True
 
 
 def _span(seconds: float) -> str:
@@ -267,6 +258,11 @@ def _is_of_interest(folder: Path) -> bool:
     """A table of runs says nothing of those that only made tables."""
     job = _config(folder).get("job")
     return not (isinstance(job, Mapping) and str(job.get("_target_")).endswith(".Collect"))
+
+
+def _mapping(file: Path) -> Mapping[str, Any]:
+    content = read_json(file)
+    return content if isinstance(content, Mapping) else {}
 
 
 def _config(folder: Path) -> dict[str, Any]:

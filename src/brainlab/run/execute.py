@@ -136,6 +136,10 @@ def _attempt(
 
 
 def _failed(directory: RunDirectory, error: BaseException) -> None:
+    if getattr(error, "without_traceback", False):  # what failed are other runs, and each wrote its own
+        log.error("%s", error)
+        error.brainlab_reported = True  # type: ignore[attr-defined]
+        return
     _keep_traceback(directory)
     if not getattr(error, "brainlab_reported", False):  # a stage of a chain has said it already
         _report_failure(directory, error)

@@ -15,6 +15,7 @@ from brainlab.errors import ConfigError
 from brainlab.run.sweep.follow import follow
 from brainlab.run.sweep.jobs import JobChange, SweepJob
 from brainlab.run.sweep.record import JobsFailed, SweepRecord, collect_sweep
+from brainlab.run.sweep.rows import find
 
 CONFIG = """
 hydra:
@@ -363,6 +364,27 @@ def test_collecting_takes_over_the_outcomes_that_jobs_left(tmp_path):
     assert collected.rows[0].score == 0.25
     assert "0,COMPLETED,1,0.25" in (tmp_path / "sweep.csv").read_text()
     assert "LOST" in (tmp_path / "sweep.csv").read_text()
+
+
+def test_jobs_that_still_run_are_no_failures_and_the_way_to_see_them_later_is_said(tmp_path):
+    record = record_in(tmp_path)
+    record.take(combined(["model.lr=1"], ["model.lr=2"]))
+    record.submitted({0: "12_0", 1: "12_1"})
+    record.changed(JobChange(1, "RUNNING"))
+
+    with pytest.raises(JobsFailed) as told:
+        record.raise_if_failed()
+
+    assert str(told.value).startswith("2 jobs are still running; collect again later with: brainlab job=collect")
+
+
+def test_a_job_without_results_took_the_time_of_its_attempts(tmp_path):
+    then = [f"2026-01-01T10:00:{second:02}+00:00" for second in (0, 10, 20, 25)]
+    attempts = [{"start": then[0], "end": then[1]}, {"start": then[2], "end": None}, {"start": None}]
+    status = {"state": "FAILED", "heartbeat": then[3], "attempts": attempts}
+    (tmp_path / "status.json").write_text(json.dumps(status))
+
+    assert find(tmp_path).wall_s == 15.0
 
 
 def test_collecting_leaves_a_sweep_alone_that_is_being_followed(tmp_path, capsys):

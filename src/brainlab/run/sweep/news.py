@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from brainlab.run.sweep.jobs import ENDED, JobChange, as_score
 from brainlab.run.sweep.queue import is_slurm_id
 from brainlab.run.sweep.rows import JobRow, find
 from brainlab.run.sweep.watch import HEARTBEAT_LOST_S, OUTCOMES, Watcher, read_outcome
 
-__all__ = ["catch_up"]
+__all__ = ["catch_up", "is_alive"]
 
 
 def catch_up(folder: Path, rows: Mapping[int, JobRow]) -> Iterator[JobChange]:
@@ -61,15 +62,16 @@ def _breathes(row: JobRow) -> bool:
     if found.state != "RUNNING" or not found.heartbeat:
         return False
     if found.host == socket.gethostname() and found.pid:
-        return _exists(found.pid)
+        return is_alive(found.pid)
     return time.time() - datetime.fromisoformat(found.heartbeat).timestamp() < HEARTBEAT_LOST_S
 
 
-def _exists(pid: int) -> bool:
+def is_alive(pid: Any) -> bool:
+    """Whether a process of this machine lives; one that is stopped lives too, though its heart does not beat."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
+        os.kill(int(pid), 0)
     except PermissionError:
         return True
+    except (OSError, TypeError, ValueError):
+        return False
     return True

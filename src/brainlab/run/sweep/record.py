@@ -38,6 +38,9 @@ _COUNT_EVERY_S = 5.0
 class JobsFailed(BrainlabError):
     """At least one job of a sweep did not complete; its siblings may have."""
 
+    without_traceback = True
+    """It says what the jobs did; where it was raised helps nobody."""
+
 
 class SweepRecord:
     """The jobs of one sweep folder, kept in its ``sweep.json``.
@@ -287,9 +290,14 @@ class SweepRecord:
         Raises:
             JobsFailed: unless every job is COMPLETED.
         """
-        bad = [str(row.num) for row in self.rows.values() if row.state != "COMPLETED"]
-        if bad:
-            raise JobsFailed(f"Not completed: job {', '.join(bad)} of {self.folder}")
+        alive = self.alive
+        bad = [str(row.num) for row in self.rows.values() if row.state != "COMPLETED" and row.num not in alive]
+        words = [f"Not completed: job {', '.join(bad)} of {self.folder}"] if bad else []
+        if alive:
+            verb = "is" if len(alive) == 1 else "are"
+            words.append(f"{_jobs(len(alive))} {verb} still running; collect again later with: {self.collect_command}")
+        if words:
+            raise JobsFailed("\n".join(words))
 
     def interrupted(self) -> None:
         """The sweep was stopped by hand: jobs of this machine ended with it, those of a cluster go on."""

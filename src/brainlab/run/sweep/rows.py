@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def find(folder: Path) -> Found:
         better={name: str(each.get("better") or "higher") for name, each in metrics.items()},
         headline=results.get("headline"),
         seed=results.get("seed"),
-        wall_s=results.get("wall_s"),
+        wall_s=results.get("wall_s", _wall_s(attempts, status.get("heartbeat"))),
         attempts=len(attempts),
         heartbeat=status.get("heartbeat"),
         host=latest.get("host"),
@@ -105,6 +106,20 @@ def words_of(overrides: Sequence[str]) -> dict[str, str]:
     {'model.lr': '0.1', 'trainer.x': '1', 'data.y': ''}
     """
     return dict(word.lstrip("+~").partition("=")[::2] for word in overrides)
+
+
+def _wall_s(attempts: Sequence[Mapping[str, Any]], heartbeat: Any) -> float | None:
+    """Seconds that all attempts took; a killed one counts up to its last heartbeat."""
+    spans = []
+    for attempt in attempts:
+        try:
+            start, end = (
+                datetime.fromisoformat(str(t)) for t in (attempt.get("start"), attempt.get("end") or heartbeat)
+            )
+            spans.append((end - start).total_seconds())
+        except (TypeError, ValueError):
+            continue
+    return sum(spans) if spans else None
 
 
 def _mapping(file: Path) -> Mapping[str, Any]:
