@@ -5,6 +5,7 @@ Exit codes: 0 all ok; 1 a run failed; 2 configuration or usage error, nothing st
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -113,6 +114,10 @@ def _run(arguments: list[str]) -> int:
     try:
         entry()
     except Exception as error:
+        follow = sys.modules.get("brainlab.run.sweep.follow")
+        told = follow.broken_off(error) if follow is not None else None
+        if told is not None:
+            raise told from error
         if _started or isinstance(error, BrainlabError) or line.action == "completion":
             raise
         from brainlab.config.preflight import explained
@@ -142,11 +147,12 @@ def _failure(error: Exception, debug: bool) -> int:
     _say(str(error) if isinstance(error, BrainlabError) else f"{type(error).__name__}: {error}")
     if not _started:
         return 1 if isinstance(error, BrainlabError) else 2
-    if type(error).__name__ == "JobsFailed":
+    if type(error).__name__ in ("JobsFailed", "BrokenOff"):
         return 1  # every job wrote its own
     file = _started[-1] / "stderr.txt"
     if not file.exists() and _started[-1].is_dir():
-        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        with contextlib.suppress(OSError):  # the disk may be what is wrong
+            file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     if file.exists():
         _say(f"Full traceback: {file}")
     return 1

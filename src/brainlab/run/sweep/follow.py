@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from brainlab.errors import BrainlabError
 from brainlab.run.sweep.jobs import JobChange, Runner, SweepJob
-from brainlab.run.sweep.record import SweepRecord
+from brainlab.run.sweep.queue import is_slurm_id
+from brainlab.run.sweep.record import JobsFailed, SweepRecord
 
-__all__ = ["follow", "submit"]
+__all__ = ["BrokenOff", "broken_off", "follow", "submit"]
+
+_submitted: list[SweepRecord] = []  # the sweep of this process, once jobs of it were started
+_watching: list[Callable[[], Any]] = []  # what ends the jobs of this machine
+
+
+class BrokenOff(BrainlabError):
+    """Jobs were started, and then the process that follows them met an error."""
+
+
+def broken_off(error: Exception) -> BrokenOff | None:
+    """Take leave of a sweep whose jobs were started: jobs of this machine end, those of a cluster are named.
+
+    Args:
+        error: what happened; it may be that nothing can be written any more.
+
+    Returns:
+        what to tell the user, or ``None`` where nothing had been started or the sweep is at its proper end.
+    """
+    if not _submitted or isinstance(error, JobsFailed | BrokenOff):
+        return None
+    record = _submitted.pop()
+    while _watching:
+        with contextlib.suppress(Exception):
+            _watching.pop()()
+    elsewhere = any(is_slurm_id(job_id) for job_id in record.alive.values())
+    with contextlib.suppress(Exception):  # it says what goes on before it writes
+        record.interrupted()
+    if not elsewhere:
+        with contextlib.suppress(Exception):
+            record.show()
+    what = "Nobody watches the sweep any more" if elsewhere else "The sweep was broken off"
+    said = str(error) if isinstance(error, BrainlabError) else f"{type(error).__name__}: {error}"
+    return BrokenOff(f"{what}: {said} (sweep: {record.folder})")
 
 
 def submit(record: SweepRecord, runner: Runner, jobs: Sequence[SweepJob]) -> dict[int, str]:
@@ -23,11 +59,14 @@ def submit(record: SweepRecord, runner: Runner, jobs: Sequence[SweepJob]) -> dic
     try:
         ids = runner.submit(jobs, record.folder)
     except BrainlabError as error:
-        record.refused([job.number for job in jobs], str(error))
+        with contextlib.suppress(OSError):  # a full disk must not hide what is wrong
+            record.refused([job.number for job in jobs], str(error))
         raise
     except KeyboardInterrupt:
-        record.interrupted()
+        with contextlib.suppress(OSError):
+            record.interrupted()
         raise
+    _submitted[:] = [record]
     record.submitted(ids)
     return ids
 
@@ -45,8 +84,12 @@ def follow(record: SweepRecord, runner: Runner, ids: Mapping[int, str]) -> Itera
         KeyboardInterrupt: after the record was closed, and the user was told what goes on.
     """
     failures = 0
+    _submitted[:] = [record]
+    watching = runner.watch(ids, record.folder)
+    end = getattr(watching, "close", lambda: None)
+    _watching[:] = [end]
     try:
-        for change in runner.watch(ids, record.folder):
+        for change in watching:
             counted = change.ended and not record.rows[change.number].ended and change.state != "COMPLETED"
             record.changed(change)
             failures += counted
@@ -58,5 +101,7 @@ def follow(record: SweepRecord, runner: Runner, ids: Mapping[int, str]) -> Itera
                     runner.cancel(waiting)
             yield change
     except KeyboardInterrupt:
-        record.interrupted()
+        end()
+        with contextlib.suppress(OSError):
+            record.interrupted()
         raise
