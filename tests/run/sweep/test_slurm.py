@@ -151,6 +151,16 @@ def test_a_sweep_above_the_limit_becomes_several_arrays_that_share_the_paralleli
     assert {path.name for path in logs.iterdir() if "_" in path.name and path.is_dir()} == set(ids.values())
 
 
+@pytest.mark.parametrize(("parallel", "said"), [(1, 1), (2, 0)])
+def test_more_arrays_than_may_run_at_a_time_are_mentioned_once(
+    commands: Path, caplog: pytest.LogCaptureFixture, parallel: int, said: int
+) -> None:
+    SlurmArrays({**BASE, "array_parallelism": parallel}, commands / "sweep").submit(range(5))
+    mentioned = [record.getMessage() for record in caplog.records if "array_parallelism" in record.getMessage()]
+    assert len(mentioned) == said
+    assert all("up to 2 run at the same time" in text for text in mentioned)
+
+
 def test_a_refusal_is_one_sentence_and_what_was_accepted_before_is_cancelled(
     commands: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,9 +30,11 @@ def broken_off(error: Exception) -> BrokenOff | None:
     Returns:
         what to tell the user, or ``None`` where nothing had been started or the sweep is at its proper end.
     """
-    if not _submitted or isinstance(error, JobsFailed | BrokenOff):
+    if not _submitted:
         return None
     record = _submitted.pop()
+    if isinstance(error, JobsFailed):
+        return None
     while _watching:
         with contextlib.suppress(Exception):
             _watching.pop()()

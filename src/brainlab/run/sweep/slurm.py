@@ -51,6 +51,14 @@ class SlurmArrays:
         """
         private_folder(self.folder / _FOLDER)
         parts = chunks(numbers, max_array_size())
+        if len(parts) > self.parallel:
+            log.warning(
+                "%d arrays are needed for %d jobs, so up to %d run at the same time, not array_parallelism=%d",
+                len(parts),
+                len(numbers),
+                len(parts),
+                self.parallel,
+            )
         ids: dict[int, str] = {}
         try:
             for part in parts:
