@@ -19,7 +19,7 @@ from brainlab.run.context import Run
 from brainlab.run.directory import read_json, write_json
 from brainlab.run.fingerprint import differing_keys, flatten, matters
 from brainlab.run.sweep.news import is_alive
-from brainlab.run.sweep.watch import HEARTBEAT_LOST_S
+from brainlab.run.sweep.watch import HEARTBEAT_LOST_S, OUTCOMES
 from brainlab.run.tables import csv_text, differing_columns, natural, over_seeds, show
 
 __all__ = ["Collect", "find_runs", "find_sweeps", "row_of", "table_of"]
@@ -131,7 +131,8 @@ def find_sweeps(places: Iterable[str]) -> list[Path]:
         inside = [root / "sweep.json"] if (root / "sweep.json").exists() else sorted(root.rglob("sweep.json"))
         for file in inside:
             content = read_json(file)
-            if isinstance(content, Mapping) and "brainlab_sweep" in content:
+            damaged = content is None and (file.parent / OUTCOMES).is_dir()
+            if damaged or (isinstance(content, Mapping) and "brainlab_sweep" in content):
                 found[file.parent] = None
     return sorted(found, key=natural)
 

@@ -193,6 +193,23 @@ def test_run_directories_without_a_record_are_continued(tmp_path):
         assert numbers(record.take(combined(["model.lr=1"], ["model.lr=2"]))) == [1]
 
 
+@pytest.mark.parametrize("damage", ['{"brainlab_sweep": 1, "jo', '{"brainlab_sweep": 1, "jobs": [{"num": "0"}]}'])
+def test_a_damaged_record_is_kept_aside_and_the_outcomes_of_the_jobs_stand_in_for_it(tmp_path, caplog, damage):
+    folder = tmp_path / "0"
+    folder.mkdir()
+    OmegaConf.save(OmegaConf.create({"model": {"lr": 1}, "seed": 0}), folder / "resolved.yaml")
+    (tmp_path / ".jobs").mkdir()
+    outcome = {"number": 0, "state": "COMPLETED", "score": 0.25, "reason": None, "job_id": "77_0"}
+    (tmp_path / ".jobs" / "0.json").write_text(json.dumps(outcome))
+    (tmp_path / "sweep.json").write_text(damage)
+
+    row = SweepRecord.load(tmp_path).rows[0]
+
+    assert (row.state, row.score, row.job_id) == ("COMPLETED", 0.25, "77_0")
+    assert (tmp_path / "sweep.json.bad").read_text() == damage
+    assert caplog.text.count("sweep.json.bad") == 1
+
+
 def test_two_processes_never_work_on_one_sweep(tmp_path):
     with record_in(tmp_path), pytest.raises(ConfigError, match="no other process"), record_in(tmp_path):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,14 @@ from brainlab.io.atomic import write_atomically
 from brainlab.run.directory import jsonable, read_json
 from brainlab.run.fingerprint import flatten, of_config
 from brainlab.run.status import now
+from brainlab.run.sweep.jobs import as_score
 from brainlab.run.sweep.matching import Identity, common
 from brainlab.run.sweep.rows import JobRow, find
+from brainlab.run.sweep.watch import OUTCOMES, read_outcome
 
 __all__ = ["Ledger", "read", "write"]
+
+log = logging.getLogger(__name__)
 
 FILE = "sweep.json"
 _VERSION = 1
@@ -77,18 +82,58 @@ def _line(value: Any) -> str:
 def read(folder: Path) -> Ledger:
     """The sweep that a folder holds; numbered run directories without a ``sweep.json`` count as its jobs."""
     content = read_json(folder / FILE)
-    if not isinstance(content, Mapping) or "brainlab_sweep" not in content:
+    try:
+        if not isinstance(content, Mapping) or "brainlab_sweep" not in content:
+            raise TypeError("no sweep")
+        return _from_content(folder, content)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        _set_aside(folder / FILE)
         return _from_run_directories(folder)
+
+
+def _set_aside(file: Path) -> None:
+    """Keep a record that cannot be read; what the jobs left makes a new one."""
+    if not file.exists():
+        return
+    file.read_bytes()  # a file system that is away for a moment says so here, and nothing is set aside
+    kept = file.with_name(f"{file.name}.bad")
+    try:
+        file.replace(kept)
+    except OSError:
+        kept = file
+    log.warning("%s is damaged; the sweep is read from what its jobs left (the damaged file: %s)", file, kept)
+
+
+def _from_content(folder: Path, content: Mapping[str, Any]) -> Ledger:
     base, derived = content.get("base") or {}, frozenset(content.get("derived") or ())
     ledger = Ledger(swept=list(content.get("swept") or ()))
     for job in content.get("jobs") or []:
         row = JobRow.from_dict(job)
+        _check(row)
         row.run_dir = str(folder / str(row.num))  # the folder may have been moved
         ledger.rows[row.num] = row
         ledger.identities[row.num] = Identity(row.fingerprint, {**base, **(job.get("own") or {})}, derived)
     own = {"brainlab_sweep", "written", "swept", "jobs", "base_fingerprint", "base", "derived"}
     ledger.facts = {key: value for key, value in content.items() if key not in own}
     return ledger
+
+
+def _check(row: JobRow) -> None:
+    """
+    Raises:
+        TypeError: what a hand or a torn write made of a job cannot be worked with.
+    """
+    texts = (row.job_id, row.reason, row.log)
+    right = (
+        type(row.num) is int
+        and isinstance(row.state, str)
+        and isinstance(row.fingerprint, str)
+        and isinstance(row.growth, Mapping)
+        and (row.score is None or as_score(row.score) is not None)
+        and all(text is None or isinstance(text, str) for text in texts)
+    )
+    if not right:
+        raise TypeError(f"job {row.num!r}")
 
 
 def _from_run_directories(folder: Path) -> Ledger:
@@ -108,5 +153,15 @@ def _from_run_directories(folder: Path) -> Ledger:
         ledger.rows[number] = JobRow(
             number, overrides, kind.config, dict(kind.growth), found.state or "LOST", run_dir=str(run_dir)
         )
-        ledger.rows[number].score = found.score
+        row = ledger.rows[number]
+        row.score, row.reason = found.score, found.error
+        outcome = read_outcome(folder / OUTCOMES / f"{number}.json")
+        if outcome is not None and row.state not in ("RUNNING", "PREEMPTED"):  # else it was started again since
+            row.state, job_id, reason = outcome["state"], outcome.get("job_id"), outcome.get("reason")
+            score = as_score(outcome.get("score"))
+            row.score = row.score if score is None else score
+            row.job_id = job_id if isinstance(job_id, str) else None
+            row.reason = reason if isinstance(reason, str) else row.reason
+        if row.state == "COMPLETED":
+            row.reason = None
     return ledger
