@@ -42,7 +42,7 @@ def test_a_sweep_leaves_its_tables_its_page_and_its_record(sweep, workplace):
     assert (sweep.folder / "sweep_summary.csv").read_text().splitlines() == [
         "model.lr,metric,n,mean,sd", "1,val/loss,2,1.0,0.0", "2,val/loss,2,2.0,0.0",
     ]  # fmt: skip
-    assert "Best: job 0" in (sweep.folder / "sweep.html").read_text()
+    assert "Its best seed: job 0" in (sweep.folder / "sweep.html").read_text()
     record = json.loads((sweep.folder / "sweep.json").read_text())
     assert (record["brainlab_sweep"], record["swept"], record["metric"]) == (1, ["model.lr", "seed"], "val/loss")
     assert record["command"].startswith(f"brainlab --config-dir {workplace.root / 'mine'} experiment=mine -m")

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from brainlab.run.sweep.queue import is_slurm_id
 from brainlab.run.sweep.rows import Found, JobRow
@@ -210,7 +210,7 @@ def best_of(entries: Sequence[Entry], metric: str, mode: str) -> Best | None:
     return choose(found, key=lambda each: each.spread.mean) if found else None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether there is something to average: neither NaN nor infinite, and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
