@@ -70,3 +70,11 @@ def test_a_submitter_that_was_killed_leaves_jobs_that_can_be_collected(cluster, 
     assert sweep.states() == {0: "COMPLETED", 1: "LOST", 2: "COMPLETED"}
     assert "2 completed, 0 failed, 1 lost" in done.stdout
     assert sweep.started_jobs() == dict.fromkeys(range(3), 1)
+
+
+def test_jobs_that_fail_before_they_can_speak_are_failed_and_not_lost(cluster_without_accounting, start) -> None:
+    sweep = start("job.case=range(2)", "hydra.launcher.setup=['exit 3']")
+    ended = sweep.wait(120)
+    assert ended.code == 1, ended.err
+    assert sweep.states() == {0: "FAILED", 1: "FAILED"}
+    assert "exit code 3:0; see " in ended.out
