@@ -7,7 +7,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-__all__ = ["DataSource", "Evaluation", "Evaluator", "Figure", "Metric", "PreparedData", "Table"]
+__all__ = [
+    "DataSource",
+    "Evaluation",
+    "Evaluator",
+    "Figure",
+    "Forecaster",
+    "Metric",
+    "PreparedData",
+    "Table",
+    "Tokenizer",
+]
 
 DataSource = Literal["synthetic", "files"]
 
@@ -101,3 +111,45 @@ class Evaluator(Protocol):
     """A protocol of ``evaluation/``: judges a trained task on held-out data, writes its figures under ``out``."""
 
     def __call__(self, task: Any, data: Any, out: Path) -> Evaluation: ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Turns continuous signals into discrete codes and back.
+
+    Codes are (batch, frame, site, level) int64 in ``[0, vocab_size)``: frame f covers the samples
+    ``[f · hop, (f + 1) · hop)``, ``site`` is a channel or a latent place, ``level`` a stage of a residual
+    quantiser. Their flat order is row-major. A code depends on its own frame and on at most ``receptive_field`` samples before it.
+    ``fingerprint`` changes with anything that changes a code.
+    """
+
+    hop: int
+    n_sites: int
+    n_levels: int
+    vocab_size: int
+    receptive_field: int
+    fingerprint: str
+
+    def encode(self, signal: Any) -> Any:
+        """(batch, channel, time) float32, time a multiple of ``hop`` → codes."""
+
+    def decode(self, codes: Any) -> Any:
+        """Codes → (batch, channel, frame · hop) float32."""
+
+
+@runtime_checkable
+class Forecaster(Protocol):
+    """Continues recordings: the one interface of token models, networks on signals and linear models."""
+
+    def forecast(self, context: Any, steps: int, sampler: Any, generator: Any = None) -> Any:
+        """Draw one continuation of each context.
+
+        Args:
+            context: (batch, channel, time) float32, what is known.
+            steps: samples to add.
+            sampler: a :class:`brainlab.nn.sampling.Sampler`; continuous models use its temperature (0: the mean).
+            generator: source of randomness; None uses torch's own.
+
+        Returns:
+            (batch, channel, steps) float32.
+        """
