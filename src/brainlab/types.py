@@ -119,8 +119,8 @@ class Tokenizer(Protocol):
 
     Codes are (batch, frame, site, level) int64 in ``[0, vocab_size)``: frame f covers the samples
     ``[f · hop, (f + 1) · hop)``, ``site`` is a channel or a latent place, ``level`` a stage of a residual
-    quantiser. Their flat order is row-major. A code depends on its own frame and on at most ``receptive_field`` samples before it.
-    ``fingerprint`` changes with anything that changes a code.
+    quantiser. Their flat order is row-major. A code depends on its own frame and on at most ``receptive_field``
+    samples before it. ``fingerprint`` changes with anything that changes a code.
     """
 
     hop: int
