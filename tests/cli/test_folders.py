@@ -101,7 +101,7 @@ def test_a_folder_that_is_missing_is_refused(brainlab, monkeypatch):
 def test_in_a_checkout_the_packaged_folder_is_searched_once(brainlab, monkeypatch):
     monkeypatch.chdir(conf_dir().parent)
 
-    shown = brainlab("--info", "searchpath", "experiment=none", "data=recordings", "model=masked_cbramod", mine=False)
+    shown = brainlab("--info", "searchpath", "experiment=none", "data=eeg_patches", "model=masked_cbramod", mine=False)
 
     assert shown.out.count(str(conf_dir())) == 1
 

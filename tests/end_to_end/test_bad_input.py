@@ -29,7 +29,7 @@ SERVER = """
 import json, os, sys
 import h5py, lmdb, mne, nibabel, pandas, scipy.io, sklearn.cluster, torch, lightning
 import brainlab.cli, brainlab.run.assemble, brainlab.run.evaluate, brainlab.run.report
-import brainlab.data.recordings, brainlab.data.things_nsd, brainlab.tasks.alignment
+import brainlab.data.eeg_patches, brainlab.data.things_nsd, brainlab.tasks.alignment
 
 def child(words, cwd, out, cache):
     handle = os.open(out, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)

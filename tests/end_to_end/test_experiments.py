@@ -10,7 +10,7 @@ import pytest
 from brainlab.config.search_path import conf_dir
 
 EXPERIMENTS = sorted(path.stem for path in (Path(conf_dir()) / "experiment").glob("*.yaml"))
-PARTS = {"none": ["data=recordings", "model=masked_cbramod"]}  # the bare configuration wants its parts named
+PARTS = {"none": ["data=eeg_patches", "model=masked_cbramod"]}  # the bare configuration wants its parts named
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

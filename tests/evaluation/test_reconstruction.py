@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from brainlab.data.recordings import Recordings
+from brainlab.data.eeg_patches import EegPatches
 from brainlab.errors import InvalidValue
 from brainlab.evaluation.reconstruction import Reconstruction, bootstrap_means
 from brainlab.tasks.masked_patches import MaskedPatches
@@ -19,8 +19,8 @@ pytest.importorskip("mne")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
-    module = Recordings(cache_dir=str(tmp_path_factory.mktemp("cache")), size="tiny", window_s=2.0, guard_s=1.0)
+def data(tmp_path_factory: pytest.TempPathFactory) -> EegPatches:
+    module = EegPatches(cache_dir=str(tmp_path_factory.mktemp("cache")), size="tiny", window_s=2.0, guard_s=1.0)
     module.prepare_data()
     module.setup("fit")
     return module
@@ -42,11 +42,11 @@ class _Oracle(nn.Module):
         return x
 
 
-def _judged(data: Recordings, encoder: nn.Module, out: Path, **settings: Any) -> Any:
+def _judged(data: EegPatches, encoder: nn.Module, out: Path, **settings: Any) -> Any:
     return Reconstruction(n_bootstrap=200, **settings)(MaskedPatches(encoder=encoder), data, out)
 
 
-def test_silence_scores_as_the_baseline_of_silence(data: Recordings, tmp_path: Path) -> None:
+def test_silence_scores_as_the_baseline_of_silence(data: EegPatches, tmp_path: Path) -> None:
     found = _judged(data, _Constant(0.0), tmp_path)
     assert found.headline == "masked_mse"
     silent, zero = found.metric("masked_mse"), found.metric("zero_mse")
@@ -57,12 +57,12 @@ def test_silence_scores_as_the_baseline_of_silence(data: Recordings, tmp_path: P
     assert found.metric("gain_over_channel_mean").value == pytest.approx(0.0, abs=0.02)
 
 
-def test_the_order_of_the_baselines_is_that_of_their_knowledge(data: Recordings, tmp_path: Path) -> None:
+def test_the_order_of_the_baselines_is_that_of_their_knowledge(data: EegPatches, tmp_path: Path) -> None:
     error = _judged(data, _Constant(0.0), tmp_path).details["mean_squared_error"]
     assert error["covariance"] < error["neighbours"] < error["channel_mean"] <= error["zero"] * 1.02
 
 
-def test_a_perfect_network_beats_everything_and_the_notes_say_by_how_much(data: Recordings, tmp_path: Path) -> None:
+def test_a_perfect_network_beats_everything_and_the_notes_say_by_how_much(data: EegPatches, tmp_path: Path) -> None:
     found = _judged(data, _Oracle(), tmp_path)
     assert found.metric("masked_mse").value == 0.0
     for name in ("channel_mean", "linear", "neighbours", "covariance"):
@@ -70,13 +70,13 @@ def test_a_perfect_network_beats_everything_and_the_notes_say_by_how_much(data: 
     assert any("100.0% below channel mean" in note for note in found.notes)
 
 
-def test_a_bad_network_is_reported_as_worse(data: Recordings, tmp_path: Path) -> None:
+def test_a_bad_network_is_reported_as_worse(data: EegPatches, tmp_path: Path) -> None:
     found = _judged(data, _Constant(1.0), tmp_path)
     assert found.metric("gain_over_linear").high < 0
     assert any("above channel mean" in note for note in found.notes)
 
 
-def test_masks_do_not_depend_on_the_batch_size(data: Recordings, tmp_path: Path) -> None:
+def test_masks_do_not_depend_on_the_batch_size(data: EegPatches, tmp_path: Path) -> None:
     size = data.batch_size
     first = _judged(data, _Constant(0.1), tmp_path).details
     data.batch_size = 3
@@ -86,7 +86,7 @@ def test_masks_do_not_depend_on_the_batch_size(data: Recordings, tmp_path: Path)
     assert first["mean_squared_error"] == pytest.approx(again["mean_squared_error"], rel=1e-4)
 
 
-def test_figures_and_table_are_written(data: Recordings, tmp_path: Path) -> None:
+def test_figures_and_table_are_written(data: EegPatches, tmp_path: Path) -> None:
     found = _judged(data, _Constant(0.0), tmp_path)
     assert [figure.name for figure in found.figures] == ["traces", "spectra", "error_per_channel"]
     for figure in found.figures:
@@ -96,7 +96,7 @@ def test_figures_and_table_are_written(data: Recordings, tmp_path: Path) -> None
     assert [row[1] for row in found.tables[0].rows] == errors
 
 
-def test_the_task_is_left_in_the_mode_it_was_in(data: Recordings, tmp_path: Path) -> None:
+def test_the_task_is_left_in_the_mode_it_was_in(data: EegPatches, tmp_path: Path) -> None:
     task = MaskedPatches(encoder=_Constant(0.0)).train()
     Reconstruction(n_bootstrap=10)(task, data, tmp_path)
     assert task.training
@@ -110,8 +110,8 @@ def test_the_bootstrap_resamples_windows_alike_for_every_method() -> None:
     assert draws["a"].std() == pytest.approx(np.std([1, 2, 3]) / np.sqrt(3), rel=0.15)
 
 
-def test_an_empty_test_part_is_refused(data: Recordings, tmp_path: Path) -> None:
-    empty = Recordings(
+def test_an_empty_test_part_is_refused(data: EegPatches, tmp_path: Path) -> None:
+    empty = EegPatches(
         cache_dir=str(data.cache.root), size="tiny", window_s=2.0, guard_s=1.0, fractions=[0.8, 0.2, 0.0]
     )
     empty.setup("fit")

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brainlab.data.recordings import Recordings
+from brainlab.data.eeg_patches import EegPatches
 
 mne = pytest.importorskip("mne")
 
 
 @pytest.fixture(scope="module")
-def prepared(real_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Recordings:
-    data = Recordings(
+def prepared(real_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> EegPatches:
+    data = EegPatches(
         cache_dir=str(tmp_path_factory.mktemp("cache")), root=str(real_data_dir), include="eeglab_data.set"
     )
     data.prepare_data()
@@ -27,7 +27,7 @@ def raw(real_data_dir: Path):  # type: ignore[no-untyped-def]
     return mne.io.read_raw_eeglab(real_data_dir / "eeg/eeglab/eeglab_data.set", preload=True, verbose="error")
 
 
-def test_thirty_eeg_channels_are_left_after_the_two_eye_channels(prepared: Recordings, raw) -> None:  # type: ignore[no-untyped-def]
+def test_thirty_eeg_channels_are_left_after_the_two_eye_channels(prepared: EegPatches, raw) -> None:  # type: ignore[no-untyped-def]
     (session,) = prepared.store.sessions
     assert session.ch_names == tuple(name for name in raw.ch_names if name not in ("EOG1", "EOG2"))
     assert session.n_channels == 30
@@ -37,7 +37,7 @@ def test_thirty_eeg_channels_are_left_after_the_two_eye_channels(prepared: Recor
     np.testing.assert_allclose(positions, expected, atol=1e-6)
 
 
-def test_samples_are_hundreds_of_microvolts_of_what_mne_filters_and_resamples(prepared: Recordings, raw) -> None:  # type: ignore[no-untyped-def]
+def test_samples_are_hundreds_of_microvolts_of_what_mne_filters_and_resamples(prepared: EegPatches, raw) -> None:  # type: ignore[no-untyped-def]
     (session,) = prepared.store.sessions
     expected = raw.copy().drop_channels(["EOG1", "EOG2"])
     expected.filter(0.3, 0.9 * 64, verbose="error").resample(200.0, verbose="error")
@@ -46,7 +46,7 @@ def test_samples_are_hundreds_of_microvolts_of_what_mne_filters_and_resamples(pr
     np.testing.assert_allclose(stored, expected.get_data(units="uV") / 100, atol=1e-4)
 
 
-def test_all_events_are_at_the_times_mne_gives(prepared: Recordings, raw) -> None:  # type: ignore[no-untyped-def]
+def test_all_events_are_at_the_times_mne_gives(prepared: EegPatches, raw) -> None:  # type: ignore[no-untyped-def]
     (session,) = prepared.store.sessions
     assert len(session.events) == len(raw.annotations) == 154
     names = [event["description"] for event in session.events]
@@ -58,7 +58,7 @@ def test_all_events_are_at_the_times_mne_gives(prepared: Recordings, raw) -> Non
     np.testing.assert_allclose([event["sample"] for event in session.events], onsets * 200.0, atol=0.5)
 
 
-def test_the_stored_wave_follows_the_raw_one_around_an_event(prepared: Recordings, raw) -> None:  # type: ignore[no-untyped-def]
+def test_the_stored_wave_follows_the_raw_one_around_an_event(prepared: EegPatches, raw) -> None:  # type: ignore[no-untyped-def]
     """A shift of a single sample would show: the stored segment fits the raw one best without any lag."""
     (session,) = prepared.store.sessions
     channel = session.ch_names.index("Pz")
@@ -73,7 +73,7 @@ def test_the_stored_wave_follows_the_raw_one_around_an_event(prepared: Recording
 
 
 def test_a_recording_with_numeric_event_names_and_slow_drift_is_prepared(real_data_dir: Path, tmp_path: Path) -> None:
-    data = Recordings(cache_dir=str(tmp_path), root=str(real_data_dir), include="sub-S1_*.set", guard_s=2.0)
+    data = EegPatches(cache_dir=str(tmp_path), root=str(real_data_dir), include="sub-S1_*.set", guard_s=2.0)
     data.prepare_data()
     data.setup("fit")
     (session,) = data.store.sessions
@@ -83,7 +83,7 @@ def test_a_recording_with_numeric_event_names_and_slow_drift_is_prepared(real_da
 
 
 def test_two_files_with_different_channels_train_together(real_data_dir: Path, tmp_path: Path) -> None:
-    data = Recordings(
+    data = EegPatches(
         cache_dir=str(tmp_path), root=str(real_data_dir), include=["eeglab_data.set", "sub-S1_*.set"], guard_s=2.0,
         windows_per_epoch=40,
     )  # fmt: skip

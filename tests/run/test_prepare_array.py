@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from brainlab.data.recordings import Recordings
+from brainlab.data.eeg_patches import EegPatches
 from brainlab.data.things_nsd import ThingsNsdData
 from brainlab.errors import InvalidValue
 
@@ -96,11 +96,11 @@ def test_the_command_prepares_everyone_into_one_cache(tmp_path: Path) -> None:
 def test_recordings_of_one_person_are_chosen_by_name_or_number(tmp_path: Path) -> None:
     prepared = []
     for subject in (2, "02", "sub-02"):
-        data = Recordings(cache_dir=str(tmp_path), size="tiny", subject=subject)
+        data = EegPatches(cache_dir=str(tmp_path), size="tiny", subject=subject)
         data.prepare_data()
         data.setup()
         prepared.append(data.fingerprint)
         assert {session.attrs["subject"] for session in data.store.sessions} == {"sub-02"}
     assert len(set(prepared)) == 1
     with pytest.raises(InvalidValue, match=r"data\.subject=9: expected one of sub-01, sub-02"):
-        Recordings(cache_dir=str(tmp_path), size="tiny", subject=9).prepare_data()
+        EegPatches(cache_dir=str(tmp_path), size="tiny", subject=9).prepare_data()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from brainlab.data.recordings import ChannelSetSampler, Recordings
+from brainlab.data.eeg_patches import ChannelSetSampler, EegPatches
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.types import PreparedData
 
@@ -22,8 +22,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def _ready(cache: Path, **settings: Any) -> Recordings:
-    data = Recordings(cache_dir=str(cache), size="tiny", **{"window_s": 2.0, "guard_s": 1.0, **settings})
+def _ready(cache: Path, **settings: Any) -> EegPatches:
+    data = EegPatches(cache_dir=str(cache), size="tiny", **{"window_s": 2.0, "guard_s": 1.0, **settings})
     data.prepare_data()
     data.setup("fit")
     return data

@@ -1,4 +1,4 @@
-"""Random windows of continuous recordings, cut into patches: any files that MNE opens, or simulated EEG.
+"""Random windows of EEG, cut into patches: any files that MNE opens, or simulated EEG.
 
 Raw files → store (filtered, resampled, scaled; prepared once in the cache) → split → batches of windows. Recordings
 may differ in their channels: a batch holds recordings of one channel set only, so nothing is padded.
@@ -30,7 +30,7 @@ from brainlab.io.store import Session, Store
 from brainlab.prepare.recordings import Preparation, prepare_store
 from brainlab.types import DataSource
 
-__all__ = ["ChannelSetSampler", "PatchBatches", "Recordings", "TrainingStatistics"]
+__all__ = ["ChannelSetSampler", "PatchBatches", "EegPatches", "TrainingStatistics"]
 
 _SIMULATION = {"seed": 0}
 _COVARIANCE_SAMPLES = 200_000
@@ -120,7 +120,7 @@ class ChannelSetSampler(ResumableSampler):
         return (batches[place] for place in places)
 
 
-class Recordings(LightningDataModule):
+class EegPatches(LightningDataModule):
     """Windows of recordings in a folder, or of simulated ones where ``root`` is null.
 
     Batches: ``eeg`` (batch, channel, patch, time) float32 in units of ``unit_uv`` µV, ``index`` (batch,) int64 number
