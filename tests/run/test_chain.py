@@ -66,7 +66,7 @@ def test_a_chain_survives_a_kill_and_shares_its_stages(tmp_path: Path) -> None:
     assert _batches(tmp_path) - before == 30  # only the second stage, whose lr is another one
     resolved = OmegaConf.load(tmp_path / "two" / "resolved.yaml")
     raw = OmegaConf.to_container(resolved.job.stages.second, resolve=False)
-    assert "model.weights=${stage:first.checkpoint}" in raw
+    assert "model.weights='${stage:first.checkpoint}'" in raw
 
 
 def test_every_stage_is_checked_before_the_first_one_starts(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_chain_without_stages_or_with_odd_ones_is_refused() -> None:
         Chain({})
     with pytest.raises(ConfigError, match=r"job\.stages\.a"):
         Chain({"a": "experiment=tiny"})
-    assert Chain({"a": {"experiment": "tiny", "seed": 1}}).stages == {"a": ["experiment=tiny", "seed=1"]}
+    assert Chain({"a": {"experiment": "tiny", "seed": 1}}).stages["a"].words == ["experiment=tiny", "seed=1"]
 
 
 def test_weights_of_an_earlier_stage_need_not_exist_yet(tmp_path: Path) -> None:
@@ -121,3 +121,53 @@ def test_a_sweep_over_what_no_stage_sees_is_refused(tmp_path: Path) -> None:
     assert "Invalid seed=0: reaches no stage of this chain" in blind.stderr
     seeing = judge("['experiment=tiny',\"seed=${seed}\"]")
     assert seeing.returncode == 0, seeing.stderr
+
+
+def _taking(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "brainlab", *(["-m"] if any("," in word for word in words) else []), "--config-dir",
+        str(_HERE / "conf"), "experiment=tiny_chain", "logger=none", f"paths.root={root}",
+        f"paths.cache={root / 'cache'}", *words,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE)}
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def _only(root: Path, pattern: str) -> Path:
+    (found,) = root.glob(pattern)
+    return found
+
+
+def test_a_stage_takes_parts_of_the_chain_and_its_own_words_win(tmp_path: Path) -> None:
+    done = _taking(tmp_path, "model.weights='${stage:first.checkpoint}'", "model.lr=0.02")
+    assert done.returncode == 0, done.stderr
+    run = _only(tmp_path, "outputs/tiny_chain/*")
+    first = OmegaConf.load(run / "stages" / "first" / "resolved.yaml")
+    second = OmegaConf.load(run / "stages" / "second" / "resolved.yaml")
+    assert (first.data.n, second.data.n) == (24, 36)
+    assert (first.model.lr, second.model.lr) == (0.01, 0.02)
+    assert second.model.weights.endswith("checkpoint.ckpt")
+    assert (run / "checkpoints" / "best.ckpt").stat().st_size > 0
+
+
+def test_a_sweep_over_a_taken_part_shares_the_stages_that_do_not_see_it(tmp_path: Path) -> None:
+    done = _taking(tmp_path, "model.weights='${stage:first.checkpoint}'", "model.lr=0.02,0.03")
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("multirun/*/*/*/results.json"))]
+    assert [result["stages"]["first"]["reused"] for result in results] == [False, True]
+    assert [result["stages"]["second"]["reused"] for result in results] == [False, False]
+
+
+def test_an_optional_stage_that_nothing_refers_to_is_left_out(tmp_path: Path) -> None:
+    done = _taking(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads((_only(tmp_path, "outputs/tiny_chain/*") / "results.json").read_text())["stages"]) == [
+        "second"
+    ]
+
+
+def test_taking_what_does_not_exist_is_refused(tmp_path: Path) -> None:
+    done = _taking(tmp_path, "job.stages.second.take=[dta]")
+    assert done.returncode == 2
+    assert "Invalid take=dta: expected a key of the chain's configuration" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = ["Chain", "Stage"]
 log = logging.getLogger(__name__)
 
 _PUBLISHED = ("results.json", "resolved.yaml", "fingerprint.txt", "report.html", "env.json")
+_PUBLISHED_FOLDERS = ("figures",)
 _OF_THE_CHAIN = frozenset(
     {
         "job",
@@ -59,12 +60,25 @@ class Stage:
     cfg: DictConfig
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """A stage as it is written: overrides, what it takes (its key → the chain's), whether it may be left out."""
+
+    words: list[str]
+    take: Mapping[str, str]
+    optional: bool = False
+
+
 class Chain:
     """Run stages in order.
 
     Args:
-        stages: name → overrides of that stage, as a list of ``key=value`` words or as a mapping. A value may refer
-            to an earlier stage: ``${stage:NAME.checkpoint}``, ``.folder``, ``.fingerprint`` or ``.score``.
+        stages: name → overrides of that stage, as a list of ``key=value`` words or as a mapping; null drops a stage. A
+            value may refer to an earlier stage: ``${stage:NAME.checkpoint}``, ``.folder``, ``.fingerprint`` or
+            ``.score``. A stage that works on parts of the chain's own configuration is a mapping:
+            ``take``, a list of such parts (``[data, seed]``) or a mapping from the stage's key to the chain's, and
+            ``overrides``, which win over what was taken. ``optional: true`` beside them leaves the stage out where
+            nothing refers to what it makes.
     """
 
     def __init__(self, stages: Mapping[str, Any] | None = None) -> None:
@@ -83,8 +97,9 @@ class Chain:
                     "expected letters, digits, '_', '.' or '-' in a stage's name, the first a letter or digit: "
                     "it names a folder",
                 )
-        self.stages = {str(name): _words(str(name), entry) for name, entry in stages.items()}
-
+        self.stages = {str(name): _parts(str(name), entry) for name, entry in stages.items() if entry is not None}
+        if not self.stages:
+            raise ConfigError("job.stages", "null", "expected at least one stage that is not null")
         self._checked: list[Stage] | None = None
 
     def check(self, cfg: DictConfig) -> None:
@@ -93,12 +108,12 @@ class Chain:
         Raises:
             ConfigError: naming the first stage that cannot work, or a setting that no stage would see.
         """
-        _refuse_unseen(cfg)
+        _refuse_unseen(cfg, {source for stage in self.stages.values() for source in stage.take.values()})
         self._checked = self._composed(cfg)
 
     def __call__(self, cfg: DictConfig, run: Run) -> float | None:
         stages = self._checked or self._composed(cfg)
-        log.info("chain of %d stages: %s", len(stages), " → ".join(self.stages))
+        log.info("chain of %d stages: %s", len(stages), " → ".join(stage.name for stage in stages))
         done: dict[str, dict[str, Any]] = {}
         for position, stage in enumerate(stages, 1):
             log.info("── stage %d of %d: %s", position, len(stages), stage.name)
@@ -111,6 +126,20 @@ class Chain:
         score = (last.get("best") or {}).get("score")
         return None if score is None else float(score)
 
+    def _needed(self, cfg: DictConfig) -> dict[str, _Plan]:
+        """The stages without the optional ones that nothing refers to."""
+        needed: dict[str, _Plan] = {}
+        texts: list[str] = []
+        for name, plan in reversed(self.stages.items()):
+            if plan.optional and not any("${stage:" + name + "." in text for text in texts):
+                continue
+            needed[name] = plan
+            texts += plan.words
+            for source in plan.take.values():
+                node = OmegaConf.select(cfg, source, throw_on_missing=False)
+                texts.append(OmegaConf.to_yaml(node) if OmegaConf.is_config(node) else "")
+        return dict(reversed(needed.items()))
+
     def _composed(self, cfg: DictConfig) -> list[Stage]:
         """Every stage's configuration, checked before the first one starts."""
         from brainlab.config.compose import Composer
@@ -119,7 +148,8 @@ class Chain:
         register_resolver()
         composer = Composer()
         found: list[Stage] = []
-        for name, words in self.stages.items():
+        for name, plan in self._needed(cfg).items():
+            words = plan.words
             earlier = {stage.name: {what: f"<{stage.name}.{what}>" for what in _OFFERED} for stage in found}
             try:
                 composed = composer.compose(words)
@@ -128,6 +158,7 @@ class Chain:
                     if not any(word.startswith("logger") for word in words):
                         composed.logger = cfg.get("logger")
                     composed.pop("hydra", None)
+                    _take(composed, cfg, plan.take, composer.parse(words))
                 with outputs(earlier):
                     validate(composed, composer.origins(words))
                     plain_config(composed)
@@ -142,7 +173,24 @@ class Chain:
         return found
 
 
-def _refuse_unseen(cfg: DictConfig) -> None:
+def _take(composed: DictConfig, cfg: DictConfig, take: Mapping[str, str], words: Sequence[Any]) -> None:
+    """Put the parts of the chain's configuration into a stage's, then the stage's own words below them once more."""
+    for target, source in take.items():
+        missing = object()
+        found = OmegaConf.select(cfg, source, default=missing, throw_on_missing=False)
+        if found is missing:
+            raise ConfigError("take", source, "expected a key of the chain's configuration")
+        plain = OmegaConf.to_container(found, resolve=False) if OmegaConf.is_config(found) else found
+        # A typed part keeps its type; it has the same keys here and there, so that nothing of it is left.
+        typed = is_dataclass(OmegaConf.get_type(OmegaConf.select(composed, target, throw_on_missing=False)))
+        OmegaConf.update(composed, target, plain, merge=typed, force_add=True)
+    for word in words:
+        key = word.key_or_group
+        if not word.is_delete() and any(key == part or key.startswith(part + ".") for part in take):
+            OmegaConf.update(composed, key, word.value(), merge=False, force_add=True)
+
+
+def _refuse_unseen(cfg: DictConfig, taken: set[str]) -> None:
     """A sweep over something that reaches no stage would be the same chain again and again."""
     if "hydra" not in cfg or "MULTIRUN" not in str(cfg.hydra.mode):
         return
@@ -150,6 +198,8 @@ def _refuse_unseen(cfg: DictConfig) -> None:
     for word in overrides_of(cfg):
         key, _, value = word.lstrip("+~").partition("=")
         if key.partition(".")[0] in _OF_THE_CHAIN or key in cfg.hydra.runtime.choices or f"${{{key}" in written:
+            continue
+        if any(key == part or key.startswith(part + ".") or part.startswith(key + ".") for part in taken):
             continue
         raise ConfigError(
             key,
@@ -210,6 +260,9 @@ def _publish(source: RunDirectory, target: Path) -> None:
     for name in _PUBLISHED:
         if (source.path / name).exists():
             shutil.copy2(source.path / name, target / name)
+    for name in _PUBLISHED_FOLDERS:
+        if (source.path / name).is_dir():
+            shutil.copytree(source.path / name, target / name)
     if checkpoint.exists():
         shutil.copy2(checkpoint, target / "checkpoint.ckpt")
     write_json(
@@ -234,6 +287,7 @@ def _conclude(
 
     sources = [(read_json(Path(made["folder"]) / "results.json") or {}).get("data_source") for made in done.values()]
     rows = [[name, "reused" if made["reused"] else "ran", made["score"], made["folder"]] for name, made in done.items()]
+    end = Path(done[list(done)[-1]]["folder"])
     results = {
         "experiment": cfg.get("experiment_name"),
         "run_dir": str(run.path),
@@ -246,19 +300,55 @@ def _conclude(
         "headline": last.get("headline"),
         "metrics": last.get("metrics") or {},
         "notes": [f"Metrics are those of the last stage, {list(done)[-1]}.", *(last.get("notes") or [])],
-        "details": {},
+        "details": last.get("details") or {},
         "tables": [
-            {"name": "stages", "caption": "Stages", "header": ["stage", "", "best score", "result"], "rows": rows}
+            {"name": "stages", "caption": "Stages", "header": ["stage", "", "best score", "result"], "rows": rows},
+            *(last.get("tables") or []),
         ],
-        "figures": [],
+        "figures": _figures(end, last, run.directory),
         "stages": {name: dict(made) for name, made in done.items()},
         "data": last.get("data") or {},
         "wall_s": round(run.status.wall_s, 1),
         "attempts": run.attempt,
     }
+    _offer_checkpoint(done[list(done)[-1]]["checkpoint"], run.directory)
     write_json(run.directory.results, results)
     write_report(run, results, {})
     log.info("%s\nreport: %s", headline_line(results), run.directory.report)
+
+
+def _figures(stage: Path, last: Mapping[str, Any], directory: RunDirectory) -> list[dict[str, Any]]:
+    """The last stage's figures, copied beside the chain's report."""
+    found = []
+    for figure in last.get("figures") or []:
+        source, target = stage / figure["file"], directory.path / figure["file"]
+        if source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+            found.append(dict(figure))
+    return found
+
+
+def _offer_checkpoint(checkpoint: str | None, directory: RunDirectory) -> None:
+    """The last stage's checkpoint under the name that a run's best one has, so that ``job=evaluate`` finds it."""
+    if checkpoint is None:
+        return
+    directory.best.parent.mkdir(parents=True, exist_ok=True)
+    directory.best.unlink(missing_ok=True)
+    shutil.copy2(checkpoint, directory.best)
+
+
+def _parts(name: str, entry: Any) -> _Plan:
+    if not isinstance(entry, Mapping) or not entry or not set(entry) <= {"take", "overrides", "optional"}:
+        return _Plan(_words(name, entry), {})
+    take = entry.get("take") or {}
+    if isinstance(take, Mapping):
+        taken = {str(target): str(source) for target, source in take.items()}
+    elif isinstance(take, Sequence) and not isinstance(take, str):
+        taken = {str(part): str(part) for part in take}
+    else:
+        raise ConfigError(f"job.stages.{name}.take", take, "expected a list or a mapping of keys", hint="take: [data]")
+    return _Plan(_words(name, entry.get("overrides") or []), taken, bool(entry.get("optional")))
 
 
 def _words(name: str, entry: Any) -> list[str]:
