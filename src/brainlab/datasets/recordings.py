@@ -2,20 +2,41 @@
 
 A data set is a folder (``root``) and one or more glob patterns relative to it (``include``). A pattern without a slash
 matches a file name at any depth. Names follow BIDS where the path does (``sub-…``, ``ses-…``, ``task-…``, ``run-…``);
-elsewhere the file name is the subject.
+elsewhere the file name is the subject. :class:`AnyRecordings` is such a folder as a data set object.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from jaxtyping import Int16
+
+from brainlab.datasets.conditions import dense, from_table, read_table
 from brainlab.errors import InvalidFile, InvalidValue
+from brainlab.io.recording import Annotation, Event
 
-__all__ = ["READABLE", "RecordingFile", "channel_kind", "companions", "find_recordings", "names_of", "recordings_of"]
+__all__ = [
+    "READABLE",
+    "AnyRecordings",
+    "RecordingFile",
+    "channel_kind",
+    "companions",
+    "empty_room",
+    "events_table",
+    "existing_folder",
+    "find_recordings",
+    "names_of",
+    "nothing_found",
+    "numbered",
+    "recording_paths",
+    "recordings_of",
+]
 
 READABLE = (
     *(".fif", ".fif.gz", ".set", ".edf", ".bdf", ".gdf", ".vhdr", ".cnt", ".sqd", ".con", ".nxe", ".lay"),
@@ -40,13 +61,63 @@ _BY_NAME = (
 
 @dataclass(frozen=True)
 class RecordingFile:
-    """One file of a data set and whose recording it is; ``name`` is unique within the data set."""
+    """One file of a data set and whose recording it is.
+
+    ``name`` is unique within the data set; ``task`` is what was done (rest, auditory …), empty where nothing says so.
+    """
 
     path: Path
     name: str
     dataset: str
     subject: str
     session: str
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class AnyRecordings:
+    """Any folder or BIDS tree of recordings that MNE opens.
+
+    Attributes:
+        line_hz: mains frequency; unknown for recordings of any origin.
+    """
+
+    name: str = "recordings"
+    line_hz: float | None = None
+
+    def find(self, root: str | Path, include: str | Sequence[str] = "*") -> list[RecordingFile]:
+        """The recordings below ``root``, sorted by name; empty-room recordings in the spelling of BIDS are left out.
+
+        Raises:
+            InvalidFile, InvalidValue: as :func:`find_recordings`.
+        """
+        files = find_recordings(root, include)
+        folder = existing_folder(root)
+        # Noise that somebody listens to is a task of EEG; in MEG the word means an empty room.
+        kept = [f for f in files if _stem(f.path).endswith("_eeg") or not empty_room(f.path.relative_to(folder))]
+        if not kept:
+            raise InvalidValue("data.include", include, "expected recordings of somebody, found empty rooms only")
+        return sorted(kept, key=lambda file: file.name)
+
+    def conditions(
+        self,
+        file: RecordingFile,
+        events: Sequence[Event],
+        annotations: Sequence[Annotation],
+        n_samples: int,
+        sfreq_hz: float,
+        raw_sfreq_hz: float,
+    ) -> Int16[np.ndarray, " time"] | None:
+        """Codes of the BIDS events table beside the recording; None without one: triggers mean anything."""
+        table = events_table(file.path)
+        if table is None:
+            return None
+        rows = from_table(read_table(table))
+        return dense(rows, n_samples, sfreq_hz) if rows else None
+
+    def recipe(self) -> dict[str, Any]:
+        """What the results depend on, JSON-ready."""
+        return {"dataset": self.name}
 
 
 def channel_kind(name: str, kind: str) -> str:
@@ -72,25 +143,70 @@ def find_recordings(root: str | Path, include: str | Sequence[str] = "*") -> lis
         InvalidFile: if ``root`` is no folder.
         InvalidValue: if nothing matches; the sentence lists what is there.
     """
+    folder = existing_folder(root)
+    chosen = recording_paths(folder, include)
+    if not chosen:
+        raise nothing_found(folder, include, "a pattern that matches a recording")
+    files = [names_of(path, folder) for path in chosen]
+    return _unique(files, folder)
+
+
+def existing_folder(root: str | Path) -> Path:
+    """``root`` as a path.
+
+    Raises:
+        InvalidFile: if it is no folder.
+    """
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise InvalidFile(
             "data.root", root, "expected an existing folder", hint="data.root=null runs on simulated recordings"
         )
+    return folder
+
+
+def recording_paths(folder: Path, include: str | Sequence[str] = "*") -> list[Path]:
+    """Everything below ``folder`` that may be a recording and matches a pattern, sorted."""
     patterns = [include] if isinstance(include, str) else list(include)
     there = [path for path in sorted(folder.rglob("*")) if _is_recording(path, folder)]
-    chosen = [path for path in there if any(_matches(path.relative_to(folder).as_posix(), p) for p in patterns)]
-    if not chosen:
-        names = [path.relative_to(folder).as_posix() for path in there]
-        listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-        raise InvalidValue(
-            "data.include",
-            include,
-            f"expected a pattern that matches a recording under {folder}",
-            hint=f"readable files there: {listed}" if names else f"no file there ends in {', '.join(READABLE)}",
-        )
-    files = [names_of(path, folder) for path in chosen]
-    return _unique(files, folder)
+    return [path for path in there if any(_matches(path.relative_to(folder).as_posix(), p) for p in patterns)]
+
+
+def nothing_found(folder: Path, include: str | Sequence[str], expected: str) -> InvalidValue:
+    """The error of a folder in which nothing fits; it lists what is there."""
+    names = [path.relative_to(folder).as_posix() for path in recording_paths(folder)]
+    listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+    return InvalidValue(
+        "data.include",
+        include,
+        f"expected {expected} under {folder}",
+        hint=f"readable files there: {listed}" if names else f"no file there ends in {', '.join(READABLE)}",
+    )
+
+
+def empty_room(path: Path) -> bool:
+    """Whether the names say that nobody was in the scanner (BIDS: sub-emptyroom, task-emptyroom, task-noise)."""
+    return re.search(r"(sub|task)-(emptyroom|empty|noise)(?![a-z0-9])", path.as_posix().lower()) is not None
+
+
+def events_table(path: Path) -> Path | None:
+    """The BIDS events table beside a recording, if there is one."""
+    table = path.with_name(f"{_stem(path).rsplit('_', 1)[0]}_events.tsv")
+    return table if table.is_file() else None
+
+
+def numbered(files: Sequence[RecordingFile]) -> list[RecordingFile]:
+    """Sorted by name, with -01, -02 … behind a name that an earlier file has already."""
+    taken: set[str] = set()
+    unique = []
+    for file in sorted(files, key=lambda file: file.name):
+        name, number = file.name, 0
+        while name in taken:
+            number += 1
+            name = f"{file.name}-{number:02d}"
+        taken.add(name)
+        unique.append(replace(file, name=name))
+    return sorted(unique, key=lambda file: file.name)
 
 
 def recordings_of(subject: str | int, files: Sequence[RecordingFile]) -> list[RecordingFile]:
@@ -131,6 +247,7 @@ def names_of(path: Path, root: Path) -> RecordingFile:
         dataset=root.resolve().name,
         subject=f"sub-{entities['sub']}" if "sub" in entities else stem,
         session=session or stem,
+        task=entities.get("task", ""),
     )
 
 
@@ -147,7 +264,9 @@ def _belongs(part: Path, stem: str) -> bool:
     side = part.suffix.lower() in {".fdt", ".eeg", ".dat", ".vmrk", ".tsv", ".json"}
     later = _LATER_PART.search(part.name) is not None and part.name.startswith(stem.split("_split-")[0])
     base = part.name.rsplit(".", 1)[0]
-    return later or (side and (base == stem or base == stem.rsplit("_", 1)[0] + "_events"))
+    return later or (
+        side and (base == stem or base in {f"{stem.rsplit('_', 1)[0]}_{kind}" for kind in ("events", "channels")})
+    )
 
 
 def _is_recording(path: Path, root: Path) -> bool:
@@ -182,5 +301,5 @@ def _unique(files: list[RecordingFile], root: Path) -> list[RecordingFile]:
         if count[name] > 1:
             name = file.path.relative_to(root).as_posix().replace("/", "__")
         subject = name if file.subject == file.name else file.subject
-        renamed.append(RecordingFile(file.path, name, file.dataset, subject, file.session))
+        renamed.append(replace(file, name=name, subject=subject))
     return renamed
