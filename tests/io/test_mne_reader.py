@@ -109,9 +109,3 @@ def test_eog_of_the_real_eeg_is_known_by_name(real_data_dir):
     recording = read_recording(real_data_dir / "eeg/eeglab/eeglab_data.set")
     assert [channel.name for channel in recording.channels if channel.kind == "eog"] == ["EOG1", "EOG2"]
     assert all(channel.position is not None for channel in recording.channels)
-
-
-def test_real_file_that_mne_refuses_is_one_sentence(real_data_dir):
-    with pytest.raises(InvalidFile, match=r"test\.cnt") as error:
-        read_recording(real_data_dir / "eeg/neuroscan/test.cnt")
-    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Any file that MNE reads, as a :class:`~brainlab.io.recording.Recording` in SI units."""
+"""Any recording as an MNE object, or as a :class:`~brainlab.io.recording.Recording`, in SI units."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from brainlab.errors import InvalidFile, InvalidValue
+from brainlab.io.bids_sidecars import apply_sidecars, sidecar_facts
+from brainlab.io.brainvision import open_with_format, read_header, true_format
+from brainlab.io.neuroscan import Neuroscan, is_neuroscan
 from brainlab.io.recording import Annotation, Channel, Event, Position, Recording
 
-__all__ = ["read_recording"]
+__all__ = ["open_raw", "read_recording"]
 
 # Formats without channel types call every sensor "eeg"; these names leave no doubt.
 _KIND_BY_NAME = (
@@ -24,22 +27,30 @@ _KIND_BY_NAME = (
 _MEG = ("mag", "grad", "ref_meg")
 
 
-def read_recording(path: Path | str, *, kinds: Mapping[str, str] | None = None, events: bool = True) -> Recording:
-    """Open a recording; samples stay on disk where the format allows it.
+# Where MNE tells formats apart by the ending alone, these are not on its list.
+_BTI_CONFIG = ("config", "Config")
+_DATA_KINDS = ("eeg", "mag", "grad", "seeg", "ecog", "dbs")
+
+
+def open_raw(path: Path | str, *, kinds: Mapping[str, str] | None = None) -> tuple[Any, list[str]]:
+    """Open a recording as an MNE object; samples stay on disk where the format allows it.
+
+    Formats: what ``mne.io.read_raw`` knows (FIF, split and compressed too, CTF, KIT, EDF, BDF, GDF, BrainVision,
+    EEGLAB, Neuroscan and ANT, EGI, Persyst …), folders and files of BTi/4D, EGI's simple binary, and Neuroscan files
+    that MNE refuses. A BrainVision header that states the wrong number format is corrected, and the tables of a BIDS
+    recording are applied (:mod:`brainlab.io.bids_sidecars`).
 
     Args:
         path: file (or folder, for formats that are one).
-        kinds: channel name → kind, where the file's own types are wrong. Without an entry here, channels that the
-            file calls eeg but that are named EOG…, VEOG…, HEOG…, ECG…, EKG… or EMG… get that kind.
-        events: also decode the trigger channels, which reads them whole.
+        kinds: channel name → MNE's channel type, where the file's own types are wrong. Without an entry here,
+            channels that the file calls eeg but that are named EOG…, VEOG…, HEOG…, ECG…, EKG… or EMG… get that kind.
 
     Returns:
-        samples in V, T or T/m; positions in metres; annotation onsets and event samples from the first sample, also
-        where the file's own clock starts earlier.
+        the MNE object, and one note for everything that is not as the file says it.
 
     Raises:
-        InvalidFile: if MNE cannot read it.
-        InvalidValue: if ``kinds`` names an unknown channel.
+        InvalidFile: if it cannot be read, or can be read in more than one way.
+        InvalidValue: if ``kinds`` names an unknown channel or kind.
     """
     path = Path(path)
     if not path.exists():
@@ -47,10 +58,33 @@ def read_recording(path: Path | str, *, kinds: Mapping[str, str] | None = None, 
     if path.is_file() and path.stat().st_size == 0:
         raise InvalidFile("recording", path, "expected samples, the file is empty")
     raw, notes = _open(path)
-    unknown = sorted(set(kinds or {}) - set(raw.ch_names))
-    if unknown:
-        raise InvalidValue("kinds", unknown[0], f"expected one of {', '.join(raw.ch_names)}", where=str(path))
-    channels = tuple(_channel(raw, number, kinds or {}) for number in range(len(raw.ch_names)))
+    if not raw.n_times:
+        raise InvalidFile("recording", path, "expected samples, the file holds none")
+    _expect_names_once(raw, path, notes)
+    notes += apply_sidecars(raw, path)
+    _set_kinds(raw, path, kinds or {})
+    return raw, notes
+
+
+def read_recording(path: Path | str, *, kinds: Mapping[str, str] | None = None, events: bool = True) -> Recording:
+    """Open a recording; samples stay on disk where the format allows it.
+
+    Args:
+        path: file (or folder, for formats that are one), as in :func:`open_raw`.
+        kinds: channel name → kind, where the file's own types are wrong.
+        events: also decode the trigger channels, which reads them whole.
+
+    Returns:
+        samples in V, T or T/m; positions in metres; annotation onsets and event samples from the first sample, also
+        where the file's own clock starts earlier.
+
+    Raises:
+        InvalidFile: if it cannot be read, or can be read in more than one way.
+        InvalidValue: if ``kinds`` names an unknown channel or kind.
+    """
+    path = Path(path)
+    raw, notes = open_raw(path, kinds=kinds)
+    channels = tuple(_channel(raw, number) for number in range(len(raw.ch_names)))
     return Recording(
         read=_Samples(raw, path),
         n_samples=int(raw.n_times),
@@ -66,6 +100,7 @@ def read_recording(path: Path | str, *, kinds: Mapping[str, str] | None = None, 
             "highpass_hz": float(raw.info["highpass"]),
             "lowpass_hz": float(raw.info["lowpass"]),
             "line_hz": raw.info["line_freq"],
+            "bads": list(raw.info["bads"]),
             "notes": notes,
         },
     )
@@ -89,37 +124,130 @@ class _Samples:
 def _open(path: Path) -> tuple[Any, list[str]]:
     import mne
 
+    notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            raw = mne.io.read_raw(path, preload=False, verbose="ERROR")
+            raw = _read(path, notes)
+        except InvalidFile:
+            raise
         except Exception as error:
             # MNE's readers raise whatever their parsers do; the user gets one sentence and the cause behind it.
             raise InvalidFile(
                 "recording", path, f"expected a complete file that MNE {mne.__version__} reads ({_first_line(error)})"
             ) from error
-    return raw, sorted({_first_line(warning.message) for warning in caught if warning.category is RuntimeWarning})
+    return raw, [*notes, *sorted({_first_line(w.message) for w in caught if w.category is RuntimeWarning})]
+
+
+def _read(path: Path, notes: list[str]) -> Any:
+    import mne
+
+    ending = path.suffix.lower()
+    if ending in (".vhdr", ".ahdr"):
+        return _read_brainvision(path, notes)
+    if ending == ".cnt" and is_neuroscan(path):
+        return _read_neuroscan(path, notes)
+    if (bti := _bti_parts(path)) is not None:
+        return mne.io.read_raw_bti(*bti, rename_channels=False, preload=False, verbose="ERROR")
+    if ending == ".raw" and path.is_file():
+        return mne.io.read_raw_egi(path, preload=False, verbose="ERROR")
+    return mne.io.read_raw(path, preload=False, verbose="ERROR")
+
+
+def _read_brainvision(path: Path, notes: list[str]) -> Any:
+    import mne
+
+    header = read_header(path)
+    if header is not None:
+        length = sidecar_facts(path).get("RecordingDuration") if path.name.startswith("sub-") else None
+        name, note = true_format(header, float(length) if isinstance(length, int | float) and length > 0 else None)
+        notes += [note] if note else []
+        if name != header.format:
+            return open_with_format(header, name)
+    return mne.io.read_raw_brainvision(path, preload=False, verbose="ERROR")
+
+
+def _read_neuroscan(path: Path, notes: list[str]) -> Any:
+    import mne
+
+    try:
+        return mne.io.read_raw_cnt(path, preload=False, verbose="ERROR")
+    except Exception as refusal:
+        file = Neuroscan.open(path)
+        notes += [f"MNE refuses the file ({_first_line(refusal)}), brainlab's own reader took it", *file.notes]
+    from brainlab.io.lazy_raw import LazyRaw
+
+    info = mne.create_info(list(file.ch_names), file.sfreq_hz, "eeg", verbose="ERROR")
+    info["bads"] = [name for name in file.bads if name in info["ch_names"]]
+    raw = LazyRaw(info, file.read, file.n_samples, path)
+    onsets = [sample / file.sfreq_hz for sample, _ in file.events]
+    raw.set_annotations(mne.Annotations(onsets, [0.0] * len(onsets), [text for _, text in file.events]))
+    return raw
+
+
+def _bti_parts(path: Path) -> tuple[str, str, str | None] | None:
+    """Data, config and head shape of a BTi/4D recording, given its folder or its data file."""
+    folder = path if path.is_dir() else path.parent
+    config = next((folder / name for name in _BTI_CONFIG if (folder / name).is_file()), None)
+    if config is None or (path.is_file() and "," not in path.name):
+        return None
+    data = path if path.is_file() else next((file for file in sorted(folder.glob("[ce],rf*")) if file.is_file()), None)
+    if data is None:
+        return None
+    shape = folder / "hs_file"
+    return str(data), str(config), str(shape) if shape.is_file() else None
 
 
 def _first_line(error: object) -> str:
-    first = re.split(r"\n|\.\s+(?=[A-Z])", str(error).strip(), maxsplit=1)[0]
-    return first.rstrip(".") or type(error).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    # A failed check inside MNE carries the place in its code first and what went wrong last.
+    text = next((line for line in lines if not line.startswith('File "')), "")
+    return re.split(r"\.\s+(?=[A-Z])", text, maxsplit=1)[0].rstrip(".") or type(error).__name__
 
 
-def _channel(raw: Any, number: int, kinds: Mapping[str, str]) -> Channel:
+def _expect_names_once(raw: Any, path: Path, notes: list[str]) -> None:
+    """Refuse two sensors of one name, which MNE numbers: a layout could not tell them apart."""
+    if not any("not unique" in note for note in notes):
+        return
+    counted: dict[str, int] = {}
+    for name, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True):
+        stem, _, number = name.rpartition("-")
+        if kind in _DATA_KINDS and number.isdigit() and any(f"'{stem}'" in note for note in notes):
+            counted[stem] = counted.get(stem, 0) + 1
+    twice = sorted(stem for stem, n in counted.items() if n > 1)
+    if twice:
+        raise InvalidFile("recording", path, f"expected every channel name once, found {', '.join(twice)} repeatedly")
+
+
+def _set_kinds(raw: Any, path: Path, kinds: Mapping[str, str]) -> None:
+    unknown = sorted(set(kinds) - set(raw.ch_names))
+    if unknown:
+        raise InvalidValue("kinds", unknown[0], f"expected one of {', '.join(raw.ch_names)}", where=str(path))
+    meant = dict(kinds)
+    for name, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True):
+        if kind == "eeg" and name not in meant:
+            found = next((found for pattern, found in _KIND_BY_NAME if pattern.match(name)), None)
+            meant |= {name: found} if found else {}
+    if not meant:
+        return
+    try:
+        raw.set_channel_types(meant, on_unit_change="ignore", verbose="ERROR")
+    except (KeyError, ValueError) as error:
+        raise InvalidValue(
+            "kinds", meant, f"expected MNE's channel types ({_first_line(error)})", where=str(path)
+        ) from None
+
+
+def _channel(raw: Any, number: int) -> Channel:
     import mne
     from mne.io.constants import FIFF
 
     info = raw.info["chs"][number]
-    name, kind = info["ch_name"], mne.channel_type(raw.info, number)
-    if name in kinds:
-        kind = kinds[name]
-    elif kind == "eeg":
-        kind = next((found for pattern, found in _KIND_BY_NAME if pattern.match(name)), kind)
+    kind = mne.channel_type(raw.info, number)
     units = {FIFF.FIFF_UNIT_V: "V", FIFF.FIFF_UNIT_T: "T", FIFF.FIFF_UNIT_T_M: "T/m"}
     location = np.asarray(info["loc"], dtype=float)
     return Channel(
-        name=name,
+        name=info["ch_name"],
         kind=kind,
         position=_triple(location[:3]) if kind in (*_MEG, "eeg", "eog", "seeg", "ecog", "dbs") else None,
         orientation=_triple(location[9:12]) if kind in _MEG else None,
