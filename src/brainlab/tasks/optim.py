@@ -1,4 +1,4 @@
-"""Optimiser of a fine-tuned encoder: two learning rates, decay by module type, cosine schedule with warm-up."""
+"""Optimisers and schedules: groups by learning rate and by decay, warm-up in steps or as a part of the training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from torch import nn
 
 from brainlab.errors import InvalidValue
 
-__all__ = ["build_optimizer", "cosine_with_warmup", "decays", "two_rate_groups"]
+__all__ = [
+    "build_optimizer",
+    "build_scheduler",
+    "cosine_with_warmup",
+    "decay_groups",
+    "decays",
+    "two_rate_groups",
+    "warmup_then",
+]
 
 _NEVER_DECAY = (
     nn.LayerNorm,
@@ -153,6 +161,117 @@ def cosine_with_warmup(
         return factor
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, [factor_for(group["lr"]) for group in optimizer.param_groups])
+
+
+def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups ``decay`` and ``no_decay`` of a network trained from scratch; both learn at ``lr``.
+
+    Unlike in :func:`two_rate_groups` tables of embeddings decay: those of a token model are its output layer as well,
+    and nothing else keeps their logits from growing. Biases, norms and bare parameters do not decay. Frozen
+    parameters are left out, tied ones appear once, and empty groups are dropped.
+
+    Raises:
+        InvalidValue: if a rate is negative, or nothing is left to train.
+    """
+    for name, rate in (("lr", lr), ("weight_decay", weight_decay)):
+        if not 0 <= rate < math.inf:
+            raise InvalidValue(f"model.{name}", rate, "expected a finite number, at least 0")
+    split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    seen: set[int] = set()
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                table = isinstance(owner, nn.Embedding | nn.EmbeddingBag) and name == "weight"
+                split[table or decays(owner, name, parameter)].append(parameter)
+    if not seen:
+        raise InvalidValue("parameters", 0, "expected at least one trainable parameter", hint="unfreeze a part")
+    return [
+        {
+            "name": "decay" if decayed else "no_decay",
+            "params": parameters,
+            "lr": lr,
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for decayed, parameters in split.items()
+        if parameters
+    ]
+
+
+_LENGTHS = ("T_max", "total_iters", "total_steps")
+# These look at a metric, or wrap others that a name and keywords cannot describe.
+_NO_SCHEDULE = ("LRScheduler", "ReduceLROnPlateau", "SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR")
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, name: str, options: Mapping[str, Any] | None = None, n_steps: int | None = None
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """A schedule of ``torch.optim.lr_scheduler`` by its class name.
+
+    Args:
+        optimizer: its groups hold their peak rates.
+        name: class in ``torch.optim.lr_scheduler``.
+        options: keywords of that class. A length (``T_max``, ``total_iters``, ``total_steps``) that is absent or null
+            is the length of the training.
+        n_steps: steps of the training that are left to the schedule.
+
+    Raises:
+        InvalidValue: for an unknown class or keyword, or a length that nobody knows.
+    """
+    known = {
+        key: value
+        for key, value in vars(torch.optim.lr_scheduler).items()
+        if inspect.isclass(value)
+        and issubclass(value, torch.optim.lr_scheduler.LRScheduler)
+        and key not in _NO_SCHEDULE
+        and not key.startswith("_")
+    }
+    if name not in known:
+        raise InvalidValue(
+            "model.scheduler", name, "unknown class of torch.optim.lr_scheduler", hint=_did_you_mean(name, known)
+        )
+    accepted = set(inspect.signature(known[name]).parameters) - {"optimizer", "last_epoch", "verbose"}
+    chosen = dict(options or {})
+    for key in chosen:
+        if key not in accepted:
+            raise InvalidValue(
+                f"model.scheduler_options.{key}",
+                chosen[key],
+                f"unknown keyword of torch.optim.lr_scheduler.{name}",
+                hint=_did_you_mean(key, accepted),
+            )
+    for key in _LENGTHS:
+        if key in accepted and chosen.get(key) is None and not (key == "total_steps" and chosen.get("epochs")):
+            if n_steps is None:
+                raise InvalidValue(
+                    f"model.scheduler_options.{key}", None, "expected a length", hint="or bound it by trainer.max_steps"
+                )
+            chosen[key] = max(1, n_steps)
+    build: Callable[..., torch.optim.lr_scheduler.LRScheduler] = known[name]
+    return build(optimizer, **chosen)
+
+
+def warmup_then(
+    optimizer: torch.optim.Optimizer, warmup_steps: int, scheduler: torch.optim.lr_scheduler.LRScheduler
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Rates ``peak · (s + 1) / warmup_steps`` in step s of the warm-up, then ``scheduler`` from its step 0.
+
+    Args:
+        optimizer: the one that ``scheduler`` was built for.
+        warmup_steps: steps of the warm-up; 0 for none.
+        scheduler: what follows.
+
+    Raises:
+        InvalidValue: if the number of steps is negative.
+    """
+    if warmup_steps < 0:
+        raise InvalidValue("model.warmup_steps", warmup_steps, "expected a number of steps, at least 0")
+    if warmup_steps == 0:
+        return scheduler
+    for group in optimizer.param_groups:  # a schedule sets its first rate when it is built
+        group["lr"] = group["initial_lr"]
+    rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup_steps))
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, scheduler], [warmup_steps])
 
 
 def _owned(part: nn.Module | nn.Parameter) -> Iterable[tuple[bool, nn.Parameter]]:
