@@ -1,0 +1,198 @@
+"""Training a tokenizer: a signal has to come back from its codes.
+
+Loss: mean absolute error + exp(−r) + commitment + amplitude + ½ · phase, where r is the Pearson correlation over time
+and the last two compare amplitude and phase of the tapered spectrum; all are means over the windows of the channels
+that are present. Source: arXiv:2601.20138.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from brainlab.errors import InvalidValue
+
+__all__ = ["Tokenization", "code_counts", "perplexity", "reconstruction_terms"]
+
+_TERMS = ("mae", "pcc", "amp", "phase")
+
+
+def reconstruction_terms(
+    real: Float[Tensor, "row time"], guess: Float[Tensor, "row time"]
+) -> dict[str, Float[Tensor, " row"]]:
+    """How close each row of samples came back.
+
+    Returns:
+        ``mae`` mean absolute error; ``pcc`` unbiased covariance / (σ σ′ + 1e-6); ``amp`` and ``phase`` the mean
+        absolute differences of modulus and angle of the orthonormal real Fourier transform under a periodic Hamming
+        window.
+    """
+    # The transform has no half-precision form, and sums of squares need the digits.
+    real, guess = real.float(), guess.float()
+    n_time = real.shape[-1]
+    a, b = real - real.mean(dim=-1, keepdim=True), guess - guess.mean(dim=-1, keepdim=True)
+    covariance = (a * b).sum(dim=-1) / (n_time - 1)
+    # A constant row has no gradient of its deviation; the square root would make it infinite times zero.
+    deviation = [(x.square().sum(dim=-1) / (n_time - 1)).clamp(min=1e-12).sqrt() for x in (a, b)]
+    taper = torch.hamming_window(n_time, device=real.device)
+    spectra = [torch.fft.rfft(x * taper, norm="ortho") for x in (real, guess)]
+    return {
+        "mae": (real - guess).abs().mean(dim=-1),
+        "pcc": covariance / (deviation[0] * deviation[1] + 1e-6),
+        "amp": (spectra[0].abs() - spectra[1].abs()).abs().mean(dim=-1),
+        "phase": (spectra[0].angle() - spectra[1].angle()).abs().mean(dim=-1),
+    }
+
+
+def code_counts(codes: Int[Tensor, "*rows level"], vocab_size: int) -> Int[Tensor, "level code"]:
+    """How often each code of each level occurs."""
+    n_levels = codes.shape[-1]
+    rows = codes.reshape(-1, n_levels) + torch.arange(n_levels, device=codes.device) * vocab_size
+    return torch.bincount(rows.flatten(), minlength=n_levels * vocab_size).view(n_levels, vocab_size)
+
+
+def perplexity(counts: Int[Tensor, "*rows code"]) -> Float[Tensor, "*rows"]:
+    """exp(−Σ p ln(p + 1e-6)): how many codes are in use, were all used equally."""
+    share = counts / counts.sum(dim=-1, keepdim=True).clamp(min=1)
+    return torch.exp(-(share * torch.log(share + 1e-6)).sum(dim=-1))
+
+
+class Tokenization(LightningModule):
+    """Trains a tokenizer network: ``network(signal) -> (signal, codes, commit)``.
+
+    Batches hold ``signal`` (batch, channel, time) and, where recordings lack channels, ``present`` (batch, channel);
+    absent channels are zero for the network and do not count.
+
+    Args:
+        network: builds the network; called with ``n_channels``.
+        n_channels: channels of the data.
+        lr: peak learning rate of AdamW.
+        min_lr: rate at the end of a cosine; None keeps the peak rate.
+        weight_decay: on matrices and filters.
+        betas: AdamW's two averaging constants.
+        warmup_steps: steps in which the rate rises linearly.
+        pcc_weight: weight of exp(−r).
+        amp_weight: weight of the amplitude term.
+        phase_weight: weight of the phase term.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: Callable[..., nn.Module],
+        n_channels: int | None = None,
+        lr: float = 5e-5,
+        min_lr: float | None = None,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] | list[float] = (0.9, 0.95),
+        warmup_steps: int = 300,
+        pcc_weight: float = 1.0,
+        amp_weight: float = 1.0,
+        phase_weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if n_channels is None:
+            raise InvalidValue("model.n_channels", n_channels, "expected the number of channels of the data")
+        if not 0 < lr < math.inf or not 0 <= (min_lr or 0) <= lr:
+            raise InvalidValue("model.lr", lr, f"expected a positive rate, not below model.min_lr={min_lr}")
+        if warmup_steps < 0:
+            raise InvalidValue("model.warmup_steps", warmup_steps, "expected at least 0")
+        self.network: Any = network(n_channels=n_channels)
+        self.lr, self.min_lr, self.weight_decay, self.betas = lr, min_lr, weight_decay, (betas[0], betas[1])
+        self.warmup_steps = warmup_steps
+        self.pcc_weight, self.amp_weight, self.phase_weight = pcc_weight, amp_weight, phase_weight
+        self.save_hyperparameters(ignore=["network"])
+        self._counts: dict[str, Tensor] = {}
+
+    def forward(self, signal: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
+        """The signal that comes back."""
+        return self.network(signal).signal
+
+    def loss(self, terms: dict[str, Tensor], commit: Tensor) -> Tensor:
+        """The sum that training minimises, from the mean terms."""
+        return (
+            terms["mae"]
+            + self.pcc_weight * torch.exp(-terms["pcc"])
+            + commit
+            + self.amp_weight * terms["amp"]
+            + self.phase_weight * terms["phase"]
+        )
+
+    def _terms(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
+        signal = batch["signal"]
+        found = self.network(signal)
+        present = batch.get("present")
+        if present is None or bool(present.all()):
+            real, guess = signal.flatten(0, 1), found.signal.flatten(0, 1)
+        else:
+            real, guess = signal[present], found.signal[present]
+        terms = {name: value.mean() for name, value in reconstruction_terms(real, guess).items()}
+        return terms, found.commit, found.codes, len(real)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        terms, commit, codes, _ = self._terms(batch)
+        loss = self.loss(terms, commit)
+        n = len(batch["signal"])
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=n)
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, batch_size=n)
+        counts = code_counts(codes, self.network.vocab_size)
+        self.log_dict({"train/commit": commit.detach(), "train/perplexity": perplexity(counts).mean()}, batch_size=n)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._judge(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._judge(batch, "test")
+
+    def _judge(self, batch: dict[str, Tensor], part: str) -> None:
+        terms, commit, codes, n_rows = self._terms(batch)
+        values = {**terms, "commit": commit, "loss": self.loss(terms, commit)}
+        # Weighted by rows, the epoch's mean is the mean over all windows of all channels.
+        self.log_dict({f"{part}/{name}": value for name, value in values.items()}, batch_size=n_rows, sync_dist=True)
+        counts = code_counts(codes, self.network.vocab_size)
+        self._counts[part] = self._counts[part] + counts if part in self._counts else counts
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_use("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_use("test")
+
+    def _log_use(self, part: str) -> None:
+        """Use of the codes over the whole part: a single batch has too few vectors to show every code."""
+        counts = self._counts.pop(part, None)
+        if counts is None:
+            return
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(counts)
+        self.log(f"{part}/perplexity", perplexity(counts).mean())
+        self.log(f"{part}/codes_used", (counts > 0).float().mean())
+
+    def configure_optimizers(self) -> Any:
+        split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        for parameter in self.network.parameters():
+            if parameter.requires_grad:
+                split[parameter.ndim >= 2].append(parameter)
+        groups = [
+            {"params": parameters, "weight_decay": self.weight_decay if decayed else 0.0}
+            for decayed, parameters in split.items()
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
+        total = self.trainer.estimated_stepping_batches if self.min_lr is not None else math.inf
+        floor = 1.0 if self.min_lr is None else self.min_lr / self.lr
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            progress = (step - self.warmup_steps) / max(1.0, total - self.warmup_steps)
+            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
