@@ -28,26 +28,26 @@ class _WeightNormed(nn.Module):
     def __init__(self, shape: tuple[int, int, int], out_axis: int, fan_in: int) -> None:
         super().__init__()
         self.out_axis = out_axis
-        self.direction = nn.Parameter(torch.empty(shape))
+        self.weight = nn.Parameter(torch.empty(shape))
         # One number per output channel, kept as a vector: weight decay acts on matrices and filters.
         self.gain = nn.Parameter(torch.empty(shape[out_axis]))
         self.bias = nn.Parameter(torch.empty(shape[out_axis]))
         bound = 1 / math.sqrt(fan_in)
-        nn.init.uniform_(self.direction, -bound, bound)
+        nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
         with torch.no_grad():
             self.gain.copy_(self._norm().flatten())
 
     def _norm(self) -> Tensor:
         axes = [axis for axis in range(3) if axis != self.out_axis]
-        return self.direction.square().sum(dim=axes, keepdim=True).sqrt()
+        return self.weight.square().sum(dim=axes, keepdim=True).sqrt()
 
     @property
-    def weight(self) -> Tensor:
+    def filters(self) -> Tensor:
         """The filters: gain · direction / |direction|."""
         shape = [1, 1, 1]
         shape[self.out_axis] = -1
-        return self.direction * (self.gain.view(shape) / self._norm())
+        return self.weight * (self.gain.view(shape) / self._norm())
 
 
 class CausalConv1d(_WeightNormed):
@@ -77,7 +77,7 @@ class CausalConv1d(_WeightNormed):
     def forward(self, x: Float[Tensor, "batch inputs time"]) -> Float[Tensor, "batch outputs frame"]:
         """Filter; frames = ceil(time / stride)."""
         x = F.pad(x, (self.padding, -x.shape[-1] % self.stride))
-        return F.conv1d(x, self.weight, self.bias, self.stride, dilation=self.dilation)
+        return F.conv1d(x, self.filters, self.bias, self.stride, dilation=self.dilation)
 
 
 class CausalConvTranspose1d(_WeightNormed):
@@ -99,7 +99,7 @@ class CausalConvTranspose1d(_WeightNormed):
 
     def forward(self, x: Float[Tensor, "batch inputs frame"]) -> Float[Tensor, "batch outputs time"]:
         """Spread frames over time; time = frames · stride."""
-        spread = F.conv_transpose1d(x, self.weight, self.bias, self.stride)
+        spread = F.conv_transpose1d(x, self.filters, self.bias, self.stride)
         return spread[..., : x.shape[-1] * self.stride]
 
 

@@ -17,6 +17,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from brainlab.errors import InvalidValue
+from brainlab.tasks.optim import build_scheduler, decay_groups, warmup_then
 
 __all__ = ["Tokenization", "code_counts", "perplexity", "reconstruction_terms"]
 
@@ -73,10 +74,11 @@ class Tokenization(LightningModule):
         network: builds the network; called with ``n_channels``.
         n_channels: channels of the data.
         lr: peak learning rate of AdamW.
-        min_lr: rate at the end of a cosine; None keeps the peak rate.
         weight_decay: on matrices and filters.
         betas: AdamW's two averaging constants.
         warmup_steps: steps in which the rate rises linearly.
+        scheduler: class of ``torch.optim.lr_scheduler`` that follows the warm-up; None keeps the peak rate.
+        scheduler_options: its keywords; a length that is absent or null is the rest of the training.
         pcc_weight: weight of exp(−r).
         amp_weight: weight of the amplitude term.
         phase_weight: weight of the phase term.
@@ -88,10 +90,11 @@ class Tokenization(LightningModule):
         network: Callable[..., nn.Module],
         n_channels: int | None = None,
         lr: float = 5e-5,
-        min_lr: float | None = None,
         weight_decay: float = 0.01,
         betas: tuple[float, float] | list[float] = (0.9, 0.95),
         warmup_steps: int = 300,
+        scheduler: str | None = None,
+        scheduler_options: dict[str, Any] | None = None,
         pcc_weight: float = 1.0,
         amp_weight: float = 1.0,
         phase_weight: float = 0.5,
@@ -99,13 +102,12 @@ class Tokenization(LightningModule):
         super().__init__()
         if n_channels is None:
             raise InvalidValue("model.n_channels", n_channels, "expected the number of channels of the data")
-        if not 0 < lr < math.inf or not 0 <= (min_lr or 0) <= lr:
-            raise InvalidValue("model.lr", lr, f"expected a positive rate, not below model.min_lr={min_lr}")
-        if warmup_steps < 0:
-            raise InvalidValue("model.warmup_steps", warmup_steps, "expected at least 0")
+        for name, weight in (("pcc", pcc_weight), ("amp", amp_weight), ("phase", phase_weight)):
+            if not 0 <= weight < math.inf:
+                raise InvalidValue(f"model.{name}_weight", weight, "expected a finite number, at least 0")
         self.network: Any = network(n_channels=n_channels)
-        self.lr, self.min_lr, self.weight_decay, self.betas = lr, min_lr, weight_decay, (betas[0], betas[1])
-        self.warmup_steps = warmup_steps
+        self.lr, self.weight_decay, self.betas = lr, weight_decay, (betas[0], betas[1])
+        self.warmup_steps, self.scheduler, self.scheduler_options = warmup_steps, scheduler, scheduler_options
         self.pcc_weight, self.amp_weight, self.phase_weight = pcc_weight, amp_weight, phase_weight
         self.save_hyperparameters(ignore=["network"])
         self._counts: dict[str, Tensor] = {}
@@ -176,23 +178,14 @@ class Tokenization(LightningModule):
         self.log(f"{part}/codes_used", (counts > 0).float().mean())
 
     def configure_optimizers(self) -> Any:
-        split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-        for parameter in self.network.parameters():
-            if parameter.requires_grad:
-                split[parameter.ndim >= 2].append(parameter)
-        groups = [
-            {"params": parameters, "weight_decay": self.weight_decay if decayed else 0.0}
-            for decayed, parameters in split.items()
-        ]
+        groups = decay_groups(self.network, self.lr, self.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
-        total = self.trainer.estimated_stepping_batches if self.min_lr is not None else math.inf
-        floor = 1.0 if self.min_lr is None else self.min_lr / self.lr
-
-        def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
-            progress = (step - self.warmup_steps) / max(1.0, total - self.warmup_steps)
-            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        if self.scheduler is None and self.warmup_steps == 0:
+            return optimizer
+        name, options, left = self.scheduler, self.scheduler_options, None
+        if name is None:
+            name, options = "ConstantLR", {"factor": 1.0, "total_iters": 1}
+        elif math.isfinite(self.trainer.estimated_stepping_batches):
+            left = int(self.trainer.estimated_stepping_batches) - self.warmup_steps
+        schedule = warmup_then(optimizer, self.warmup_steps, build_scheduler(optimizer, name, options, left))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
