@@ -1,7 +1,8 @@
 """Cam-CAN: rest and sensorimotor tasks over the adult life span; Elekta Vectorview 306 at 50 Hz mains.
 
 Layout: somewhere below the root, in a folder named after the cohort (``cc700`` …), ``sub-*`` folders with
-``*_meg.fif``; ``cal.dat`` (fine calibration) and ``ct_sparse.fif`` (crosstalk) lie beside the tree. Source: Taylor et al. (2017).
+``*_meg.fif``; ``cal.dat`` (fine calibration) and ``ct_sparse.fif`` (crosstalk) lie beside the tree.
+Source: Taylor et al. (2017).
 """
 
 from __future__ import annotations
