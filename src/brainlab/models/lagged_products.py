@@ -13,7 +13,7 @@ from torch import Tensor
 
 from brainlab.errors import InvalidValue, ShapeMismatch
 
-__all__ = ["LaggedProducts", "Moments"]
+__all__ = ["LaggedProducts", "Moments", "SeasonProducts"]
 
 _BLOCK = 1 << 22
 
@@ -88,15 +88,11 @@ class LaggedProducts:
             ShapeMismatch: another number of channels.
             InvalidValue: a sample that is no finite number.
         """
-        n_stretches, n_channels, n_time = signal.shape
-        if n_channels != self.n_channels:
-            raise ShapeMismatch("signal", tuple(signal.shape), f"expected {self.n_channels} channels")
+        x = _checked(signal, self.n_channels)
+        n_stretches, n_channels, n_time = x.shape
         p, n_used = self.order, (n_time - self.order) * n_stretches
         if n_time <= p or not n_stretches:
             return 0
-        x = signal.detach().cpu().double()
-        if not torch.isfinite(x).all():
-            raise InvalidValue("signal", "NaN or infinite", "expected finite samples to fit a linear model to")
         for lag in range(p + 1):
             self.sums["sum"][lag] += x[..., p - lag : n_time - lag].sum(dim=(0, 2))
             self.sums["lagged"][lag] += _product(x[..., p:], x[..., p - lag : n_time - lag])
@@ -104,8 +100,7 @@ class LaggedProducts:
         first = x[..., :p].flip(-1).transpose(1, 2).reshape(n_stretches, -1)
         last = x[..., n_time - p :].flip(-1).transpose(1, 2).reshape(n_stretches, -1)
         self.sums["ends"] += first.T @ first - last.T @ last
-        there = torch.ones(n_stretches, n_channels) if present is None else present.detach().cpu()
-        self.sums["pairs"] += (n_time - p) * (there.double().T @ there.double())
+        self.sums["pairs"] += (n_time - p) * _together(present, n_stretches, n_channels)
         self.n += n_used
         return n_used
 
@@ -145,6 +140,63 @@ class LaggedProducts:
         """Go on from :meth:`state`."""
         self.n = int(state["n"])
         self.sums = {name: state[name] for name in self.sums}
+
+
+@dataclass
+class SeasonProducts:
+    """Accumulates the products of x[t] − x[t − period]; the same interface as :class:`LaggedProducts`.
+
+    Args:
+        n_channels: channels of the signal.
+        order: the period in samples.
+    """
+
+    n_channels: int
+    order: int
+    n: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in () if self.sums else ("products", "pairs"):
+            self.sums[name] = torch.zeros(self.n_channels, self.n_channels, dtype=torch.float64)
+
+    def add(
+        self, signal: Float[Tensor, "batch channel time"], present: Bool[Tensor, "batch channel"] | None = None
+    ) -> int:
+        """Count stretches of one length; returns the number of samples that counted."""
+        x = _checked(signal, self.n_channels)
+        n_stretches, n_channels, n_time = x.shape
+        if n_time <= self.order or not n_stretches:
+            return 0
+        change = x[..., self.order :] - x[..., : -self.order]
+        self.sums["products"] += _product(change, change)
+        self.sums["pairs"] += (n_time - self.order) * _together(present, n_stretches, n_channels)
+        self.n += (n_time - self.order) * n_stretches
+        return (n_time - self.order) * n_stretches
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint has to hold to go on."""
+        return {**self.sums, "n": torch.tensor(self.n)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
+        self.n = int(state["n"])
+        self.sums = {name: state[name] for name in self.sums}
+
+
+def _checked(signal: Tensor, n_channels: int) -> Tensor:
+    if signal.shape[1] != n_channels:
+        raise ShapeMismatch("signal", tuple(signal.shape), f"expected {n_channels} channels")
+    x = signal.detach().cpu().double()
+    if not torch.isfinite(x).all():
+        raise InvalidValue("signal", "NaN or infinite", "expected finite samples to fit a linear model to")
+    return x
+
+
+def _together(present: Tensor | None, n_stretches: int, n_channels: int) -> Tensor:
+    """(channel, channel): in how many stretches both channels were recorded."""
+    there = torch.ones(n_stretches, n_channels) if present is None else present.detach().cpu()
+    return there.double().T @ there.double()
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

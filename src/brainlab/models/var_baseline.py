@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.models.lagged_products import LaggedProducts, Moments
+from brainlab.models.lagged_products import LaggedProducts, Moments, SeasonProducts
 
 __all__ = ["Autoregression", "SeasonalNaive", "VectorAutoregression"]
 
@@ -316,18 +316,17 @@ class SeasonalNaive(VectorAutoregression):
     def context_steps(self) -> int:
         return self.period
 
-    def solve(self, statistics: LaggedProducts) -> SeasonalNaive:
+    def statistics(self) -> SeasonProducts:  # type: ignore[override]
+        """Empty sums to add training stretches to."""
+        return SeasonProducts(self.n_channels, self.period)
+
+    def solve(self, statistics: Any) -> SeasonalNaive:
         """Take the covariance of x[t] − x[t − period] from the sums; there is nothing else to fit."""
         if statistics.n == 0:
             raise InvalidValue("period", self.period, "expected stretches of training signal longer than the period")
-        moments = statistics.moments()
-        c = self.n_channels
-        cross = moments.now_past.view(c, self.period, c)[:, -1]
-        there = moments.past_past[-c:, -c:]
-        error = moments.now_now - cross - cross.T + there
-        self.noise.copy_(_cholesky(error, moments.pairs))
+        self.noise.copy_(_cholesky(statistics.sums["products"], statistics.sums["pairs"]))
         self.spectral_radius.fill_(1.0)
-        self.n_fitted.fill_(moments.n)
+        self.n_fitted.fill_(statistics.n)
         return self
 
     @torch.no_grad()
