@@ -19,17 +19,23 @@ blocks of 4096      0.60 ms 257 ms
 
 Whole rows put every channel of a window far away on the disk; whole time points need a transpose of every window. Of
 the block sizes, nearly alike, 4096 cuts the fewest windows in two.
+
+The index holds what every user of a store needs of every session; channels, events and all other facts are lines of a
+second file that are read when asked for, so that a store of a thousand sessions opens in a fraction of a second.
+Sessions of one machine share one line of channels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -41,32 +47,98 @@ from brainlab.io.recording import Channel, Recording
 
 Reader = Callable[[int, int], np.ndarray]
 
-__all__ = ["Session", "Store", "StoreWriter"]
+__all__ = ["Attributes", "Session", "Store", "StoreWriter"]
 
 _FORMAT = "brainlab-store"
-_VERSION = 1
+_VERSION = 2
 _INDEX = "index.json"
+_DETAILS = "details.jsonl"
 _BLOCK = 4096
 _BLOCKS_AT_ONCE = 64
+# Facts that every user of a store reads of every session: they stand in the index.
+_IN_INDEX = ("subject", "dataset", "task", "recording", "system", "segments", "span", "bads")
+_ENTRY = ("name", "file", "n_samples", "sfreq_hz", "n_channels", "block", "sha256", "channels_at", "facts_at")
+
+
+class _Details:
+    """Lines of the details file, each parsed once, when first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._channels: dict[int, tuple[Channel, ...]] = {}
+        self._facts: dict[int, dict[str, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_channels": {}, "_facts": {}}
+
+    def line(self, start: int, length: int) -> Any:
+        """The JSON value at a place of the file."""
+        try:
+            with open(self.path, "rb") as stream:
+                stream.seek(start)
+                return json.loads(stream.read(length))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InvalidFile("store", self.path, f"expected the details of a prepared store ({reason})") from None
+
+    def channels(self, place: tuple[int, int]) -> tuple[Channel, ...]:
+        """One set of channels; sessions with the same set get the same object."""
+        if place[0] not in self._channels:
+            self._channels[place[0]] = tuple(
+                Channel(name, kind, _triple(position), _triple(orientation), unit)
+                for name, kind, position, orientation, unit in self.line(*place)
+            )
+        return self._channels[place[0]]
+
+    def facts(self, place: tuple[int, int]) -> dict[str, Any]:
+        """Events and all attributes of one session."""
+        if place[0] not in self._facts:
+            self._facts[place[0]] = self.line(*place)
+        return self._facts[place[0]]
+
+
+class Attributes(Mapping[str, Any]):
+    """Facts of a session, JSON-ready; those outside the index are read from the disk when first asked for."""
+
+    def __init__(self, known: Mapping[str, Any], details: _Details, place: tuple[int, int]) -> None:
+        self._known, self._details, self._place = known, details, place
+
+    def _all(self) -> dict[str, Any]:
+        return {**self._known, **self._details.facts(self._place)["attrs"]}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._known[key] if key in self._known else self._details.facts(self._place)["attrs"][key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __repr__(self) -> str:
+        return repr(self._all())
 
 
 @dataclass(frozen=True)
 class Session:
-    """One recording of a store.
-
-    ``events`` are dictionaries with at least ``sample`` (from the session's first sample), ``attrs`` JSON-ready facts
-    (subject, unit, steps …).
-    """
+    """One recording of a store."""
 
     name: str
     file: str
     n_samples: int
     sfreq_hz: float
-    channels: tuple[Channel, ...]
+    n_channels: int
     block: int = _BLOCK
     sha256: str = ""
-    events: tuple[dict[str, Any], ...] = ()
-    attrs: dict[str, Any] = field(default_factory=dict)
+    known: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    details: _Details = field(default_factory=lambda: _Details(Path()), repr=False, compare=False)
+    channels_at: tuple[int, int] = (0, 0)
+    facts_at: tuple[int, int] = (0, 0)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Sensors in the order of the rows."""
+        return self.details.channels(self.channels_at)
 
     @property
     def ch_names(self) -> tuple[str, ...]:
@@ -74,9 +146,14 @@ class Session:
         return tuple(channel.name for channel in self.channels)
 
     @property
-    def n_channels(self) -> int:
-        """Number of rows."""
-        return len(self.channels)
+    def events(self) -> tuple[dict[str, Any], ...]:
+        """Dictionaries with at least ``sample``, counted from the session's first sample."""
+        return tuple(self.details.facts(self.facts_at)["events"])
+
+    @property
+    def attrs(self) -> Attributes:
+        """JSON-ready facts (subject, unit, steps …)."""
+        return Attributes(self.known, self.details, self.facts_at)
 
     @property
     def n_bytes(self) -> int:
@@ -102,6 +179,11 @@ class StoreWriter:
         if (self.folder / _INDEX).exists():
             raise InvalidValue("folder", self.folder, "expected a folder without a store")
         self._sessions: list[Session] = []
+        self._names: set[str] = set()
+        self._sets: dict[str, tuple[int, int]] = {}
+        self._stream: IO[bytes] = open(self.folder / _DETAILS, "wb")  # noqa: SIM115 - closed by close or __exit__
+        self._digest = hashlib.sha256()
+        self._written = 0
 
     def add_session(
         self,
@@ -126,8 +208,6 @@ class StoreWriter:
             InvalidValue: if the name is taken or a sample is not finite.
             ShapeMismatch: if rows and channels differ in number.
         """
-        if name in {session.name for session in self._sessions}:
-            raise InvalidValue("session", name, "expected every session name once")
         read: Reader
         if isinstance(samples, Recording):
             sfreq_hz = samples.sfreq_hz if sfreq_hz is None else sfreq_hz
@@ -148,17 +228,71 @@ class StoreWriter:
                 raise InvalidValue("event sample", event["sample"], f"expected 0 to {n_samples - 1}", where=name)
         session = Session(
             name=name,
-            file=f"{len(self._sessions):05d}.f32",
+            file=self._next_file(name),
             n_samples=n_samples,
             sfreq_hz=float(sfreq_hz),
-            channels=named,
+            n_channels=n_rows,
             block=min(_BLOCK, n_samples),
-            events=tuple(dict(event) for event in events),
-            attrs=dict(attrs or {}),
         )
-        self._sessions.append(replace(session, sha256=self._write(session, read)))
+        digest = self._write(session, read, named)
+        self._add(replace(session, sha256=digest), named, events, attrs or {})
 
-    def _write(self, session: Session, read: Reader) -> str:
+    def adopt(self, session: Session, name: str | None = None, attrs: Mapping[str, Any] | None = None) -> None:
+        """Take over a session of another store; its samples are linked, not copied, where the disk allows it.
+
+        Args:
+            session: of an opened store.
+            name: in this store; default its own.
+            attrs: facts to add or replace.
+
+        Raises:
+            InvalidValue: if the name is taken.
+        """
+        name = session.name if name is None else name
+        file = self._next_file(name)
+        source = session.details.path.with_name(session.file)
+        try:
+            os.link(source, self.folder / file)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, self.folder / file)
+        adopted = replace(session, name=name, file=file)
+        self._add(adopted, session.channels, session.events, {**session.attrs, **(attrs or {})})
+
+    def _next_file(self, name: str) -> str:
+        if name in self._names:
+            raise InvalidValue("session", name, "expected every session name once")
+        self._names.add(name)
+        return f"{len(self._sessions):05d}.f32"
+
+    def _add(
+        self,
+        session: Session,
+        channels: Sequence[Channel],
+        events: Sequence[Mapping[str, Any]],
+        attrs: Mapping[str, Any],
+    ) -> None:
+        table = json.dumps([[c.name, c.kind, c.position, c.orientation, c.unit] for c in channels])
+        if table not in self._sets:
+            self._sets[table] = self._append(table)
+        facts = json.dumps({"events": [dict(event) for event in events], "attrs": dict(attrs)})
+        self._sessions.append(
+            replace(
+                session,
+                known={key: attrs[key] for key in _IN_INDEX if key in attrs},
+                channels_at=self._sets[table],
+                facts_at=self._append(facts),
+            )
+        )
+
+    def _append(self, line: str) -> tuple[int, int]:
+        raw = line.encode()
+        self._stream.write(raw + b"\n")
+        self._digest.update(raw + b"\n")
+        place = (self._written, len(raw))
+        self._written += len(raw) + 1
+        return place
+
+    def _write(self, session: Session, read: Reader, channels: Sequence[Channel]) -> str:
         # Plain writes, never a writable memory map: a full disk is then an error instead of a killed process.
         digest = hashlib.sha256()
         step = _BLOCKS_AT_ONCE * session.block
@@ -170,7 +304,7 @@ class StoreWriter:
                     raise InvalidValue(
                         "sample",
                         piece[row, column],
-                        f"expected finite numbers (channel {session.ch_names[row]}, sample {start + column})",
+                        f"expected finite numbers (channel {channels[row].name}, sample {start + column})",
                         where=session.name,
                     )
                 n_blocks = -(-piece.shape[1] // session.block)
@@ -183,11 +317,16 @@ class StoreWriter:
 
     def close(self) -> None:
         """Write the index; the folder is a store from here on."""
+        self._stream.close()
         content = {
             "format": _FORMAT,
             "version": _VERSION,
             "layout": "block channel time",
-            "sessions": [asdict(session) for session in self._sessions],
+            "details": {"bytes": self._written, "sha256": self._digest.hexdigest()},
+            "sessions": [
+                {key: getattr(session, key) for key in _ENTRY} | {"known": dict(session.known)}
+                for session in self._sessions
+            ],
         }
         content["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         write_atomically(self.folder / _INDEX, json.dumps(content))
@@ -198,6 +337,8 @@ class StoreWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.close()
+        else:
+            self._stream.close()
 
 
 def _columns(array: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -217,22 +358,36 @@ class Store:
         try:
             content = json.loads(path.read_text())
             if content.get("format") != _FORMAT or content.get("version") != _VERSION:
-                raise InvalidFile("store", path, f"expected format {_FORMAT} version {_VERSION}")
+                found = f"{content.get('format', 'no format')} version {content.get('version', '?')}"
+                raise InvalidFile(
+                    "store", self.folder, f"expected {_FORMAT} version {_VERSION}, found {found}",
+                    hint="delete the folder and run again; the recordings will be prepared anew",
+                )  # fmt: skip
             self.fingerprint: str = content["sha256"]
-            self.sessions: tuple[Session, ...] = tuple(_session(entry) for entry in content["sessions"])
+            details = _Details(self.folder / _DETAILS)
+            self.sessions: tuple[Session, ...] = tuple(
+                Session(
+                    **{**entry, "channels_at": tuple(entry["channels_at"]), "facts_at": tuple(entry["facts_at"])},
+                    details=details,
+                )
+                for entry in content["sessions"]
+            )
+            sizes = {_DETAILS: content["details"]["bytes"], **{one.file: one.n_bytes for one in self.sessions}}
         except OSError as error:
             raise InvalidFile("store", path, f"expected the index of a prepared store ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InvalidFile):
                 raise
             raise InvalidFile("store", path, f"expected the index of a prepared store ({error})") from None
         self._maps: dict[int, tuple[np.ndarray, int]] = {}
         self._pool = BufferPool()
-        for session in self.sessions:
-            file, size = self.folder / session.file, session.n_bytes
-            found = file.stat().st_size if file.exists() else -1
-            if found != size:
-                raise InvalidFile("store", file, f"expected {size} bytes, found {max(found, 0)}")
+        for name, size in sizes.items():
+            try:
+                found_size = os.stat(self.folder / name).st_size
+            except OSError:
+                found_size = -1
+            if found_size != size:
+                raise InvalidFile("store", self.folder / name, f"expected {size} bytes, found {max(found_size, 0)}")
 
     def __len__(self) -> int:
         return len(self.sessions)
@@ -330,15 +485,5 @@ class Store:
         return out
 
 
-def _session(entry: dict[str, Any]) -> Session:
-    channels = tuple(
-        Channel(
-            channel["name"],
-            channel["kind"],
-            tuple(channel["position"]) if channel["position"] else None,
-            tuple(channel["orientation"]) if channel["orientation"] else None,
-            channel["unit"],
-        )
-        for channel in entry["channels"]
-    )
-    return Session(**{**entry, "channels": channels, "events": tuple(entry["events"])})
+def _triple(values: Sequence[float] | None) -> tuple[float, float, float] | None:
+    return (values[0], values[1], values[2]) if values else None

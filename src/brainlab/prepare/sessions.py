@@ -1,0 +1,517 @@
+"""From raw recordings to a store: every session through the same named steps, in parallel processes.
+
+Each session is prepared into the cache under a key of its own (content of the file, steps, code), as a store of one
+session; the store of all then links them. So one bad file costs nothing of the others, a changed file or one more file
+costs one session, and two experiments that differ only in which sessions they take share the work. Every session,
+prepared, discarded or failed, has a row in the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from brainlab.datasets.recordings import RecordingFile, companions
+from brainlab.errors import InvalidFile, InvalidValue
+from brainlab.io.atomic import write_atomically
+from brainlab.io.cache import Cache, code_digest
+from brainlab.io.store import Store, StoreWriter
+from brainlab.prepare.steps.channels import Pick
+from brainlab.prepare.steps.checks import MissingSamples, Units
+from brainlab.prepare.steps.opening import channel_of, channels_of, open_session
+from brainlab.prepare.steps.session import Discarded, RawSession, Step, TrainingSpan, moved, recipe_of
+
+__all__ = ["MANIFEST", "manifest_table", "prepare_session", "prepare_store", "recipe_of_steps"]
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "sessions.json"
+"""The store's list of what became of every session."""
+
+Conditions = Callable[..., Any]
+
+_KIND = "recording_sessions"
+_OUTCOME = "outcome.json"
+_STORE = "store"
+_LISTED = 5
+_RATE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One session to prepare; it travels to a worker process."""
+
+    file: RecordingFile
+    steps: tuple[tuple[str, Step], ...]
+    training_span: TrainingSpan | None
+    conditions: Conditions | None
+    cache: Path
+    recipe: dict[str, Any]
+    inputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of one session: where its store lies, or why there is none."""
+
+    facts: dict[str, Any]
+    folder: Path | None = None
+    error: InvalidValue | None = None
+    seconds: float = 0.0
+
+
+def recipe_of_steps(
+    steps: Mapping[str, Step | None], training_span: TrainingSpan | None = None, conditions: Conditions | None = None
+) -> dict[str, Any]:
+    """Everything, except the files, that prepared samples, events and conditions depend on: JSON-ready."""
+    active = {name: step for name, step in steps.items() if step is not None}
+    return {
+        # A list: the order counts, and a key of the cache sorts maps.
+        "steps": [[name, json.loads(json.dumps(recipe_of(step)))] for name, step in active.items()],
+        "training_span": _recipe(training_span),
+        "conditions": _recipe(conditions),
+        # Filters and readers are MNE's, so a new MNE may give other samples.
+        "code": code_digest("prepare/sessions.py", "prepare/steps", "datasets", "io"),
+        "mne": version("mne"),
+        "scipy": version("scipy"),
+    }
+
+
+def _recipe(part: Any) -> Any:
+    """What an object, or the object that a method belongs to, says about itself."""
+    if part is None:
+        return None
+    owner = getattr(part, "__self__", part)
+    said = owner.recipe() if hasattr(owner, "recipe") else None
+    kind = part if hasattr(part, "__qualname__") else type(part)
+    return {"name": f"{kind.__module__}.{kind.__qualname__}", "recipe": said}
+
+
+def prepare_session(
+    file: RecordingFile,
+    steps: Mapping[str, Step | None],
+    training_span: TrainingSpan | None = None,
+) -> RawSession:
+    """One recording through all steps, in memory.
+
+    Missing samples and implausible units are looked for first, unless steps of the configuration do, and channels
+    that hold no brain signal never reach a store.
+
+    Raises:
+        Discarded: if a step leaves the session out.
+        InvalidValue: if it cannot be read or prepared; the sentence names the file.
+    """
+    active = {name: step for name, step in steps.items() if step is not None}
+    session = open_session(file, active, training_span)
+    for check in (MissingSamples, Units):
+        if not any(isinstance(step, check) for step in active.values()):
+            check()(session)
+    for name, step in active.items():
+        try:
+            step(session)
+        except (InvalidValue, Discarded):
+            raise
+        except Exception as error:
+            # A step is mostly MNE, which raises whatever its parts do; the user gets one sentence and the cause.
+            reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+            raise InvalidFile(
+                f"data.steps.{name}", type(step).__name__, f"expected a recording that it can handle ({reason})",
+                where=str(file.path),
+            ) from error  # fmt: skip
+    if not any(isinstance(step, Pick) for step in active.values()):
+        Pick(("mag", "grad", "eeg", "seeg", "ecog", "dbs"))(session)
+    return session
+
+
+def prepare_store(
+    files: Sequence[RecordingFile],
+    folder: Path,
+    steps: Mapping[str, Step | None],
+    *,
+    cache: Cache,
+    training_span: TrainingSpan | None = None,
+    conditions: Conditions | None = None,
+    n_workers: int = 1,
+    on_error: Literal["raise", "skip"] = "raise",
+    root: Path | str | None = None,
+) -> list[dict[str, Any]]:
+    """Prepare every file and fill ``folder`` with a store of them and the manifest ``sessions.json``.
+
+    Args:
+        files: the sessions, their names unique.
+        folder: empty; for example what a cache gives to build in.
+        steps: name → step, in order; None is a step that was switched off.
+        cache: keeps the single sessions.
+        training_span: picklable ``(file, n_samples, sfreq_hz) → (start, stop)`` with ``recipe()``: where statistics
+            may come from; None allows the whole recording.
+        conditions: picklable ``(file, events, annotations, n_samples, sfreq_hz, raw_sfreq_hz) → codes (time,)``.
+        n_workers: processes; 1 works in this one.
+        on_error: "skip" goes on without sessions that fail; "raise" prepares the rest, then fails with their names.
+        root: folder that the names of files are taken relative to.
+
+    Returns:
+        the manifest's rows, one per file, in order: file, session, subject, dataset, task, status (prepared, discarded,
+        failed), then facts, ``reason`` or ``error``.
+
+    Raises:
+        InvalidFile: if a session failed and ``on_error`` is "raise", or if none is left. The manifest then lies in the
+            cache's folder ``manifests``, named in the sentence.
+        InvalidValue: if the sessions differ in their sampling rate.
+    """
+    if on_error not in ("raise", "skip"):
+        raise InvalidValue("data.on_error", on_error, "expected raise or skip")
+    if n_workers < 1:
+        raise InvalidValue("data.prepare_workers", n_workers, "expected at least 1")
+    recipe = recipe_of_steps(steps, training_span, conditions)
+    active = tuple((name, step) for name, step in steps.items() if step is not None)
+    jobs: dict[int, _Job] = {}
+    outcomes: dict[int, _Outcome] = {}
+    for number, file in enumerate(files):
+        try:
+            inputs = _inputs(file, active, cache)
+        except InvalidFile as error:
+            outcomes[number] = _Outcome({}, error=error)
+            continue
+        # Names are not part of the key, except where the conditions look at them.
+        recipe_here = {**recipe, "task": file.task if conditions is not None else ""}
+        jobs[number] = _Job(file, active, training_span, conditions, cache.root, recipe_here, inputs)
+    for number, outcome in _run(jobs, n_workers):
+        outcomes[number] = outcome
+        _report(files[number], outcome, len(outcomes), len(files), on_error)
+    rows = [_row(file, outcomes[number]) for number, file in enumerate(files)]
+    _refuse(files, rows, outcomes, on_error, cache)
+    _write_union(files, folder, outcomes, root)
+    (folder / MANIFEST).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    return rows
+
+
+def _inputs(file: RecordingFile, steps: Sequence[tuple[str, Step]], cache: Cache) -> dict[str, str]:
+    if not file.path.exists():
+        raise InvalidFile("recording", file.path, "expected an existing file")
+    # Relative to its own folder: a data set that was moved keeps its prepared sessions.
+    inputs = {"file": cache.fingerprint_files(companions(file.path), file.path.parent)}
+    for name, step in steps:
+        for number, path in enumerate(getattr(step, "files", ())):
+            inputs[f"{name}.{number}"] = cache.fingerprint_files([path], path.parent)
+    return inputs
+
+
+def _row(file: RecordingFile, outcome: _Outcome) -> dict[str, Any]:
+    names = {
+        "file": str(file.path), "session": file.name, "subject": file.subject, "dataset": file.dataset,
+        "task": file.task,
+    }  # fmt: skip
+    if outcome.error is not None:
+        return {**names, "status": "failed", "error": str(outcome.error)}
+    return {**names, **outcome.facts}
+
+
+def _report(file: RecordingFile, outcome: _Outcome, done: int, total: int, on_error: str) -> None:
+    """One line per session."""
+    facts = outcome.facts
+    if outcome.error is not None:
+        if on_error == "skip":  # else the error at the end says it
+            log.warning("Session %s was not prepared: %s", file.name, outcome.error)
+        text = "failed"
+    elif facts["status"] == "discarded":
+        text = f"left out: {facts['reason']}"
+    else:
+        text = f"{facts['n_channels']} channels, {facts['duration_s']:.0f} s at {facts['sfreq_hz']:g} Hz"
+    log.info("session %d/%d %s: %s (%.1f s)", done, total, file.name, text, outcome.seconds)
+    for warning in facts.get("warnings", ()):
+        log.warning("%s: %s", file.path.name, warning)
+
+
+def _refuse(
+    files: Sequence[RecordingFile],
+    rows: list[dict[str, Any]],
+    outcomes: Mapping[int, _Outcome],
+    on_error: str,
+    cache: Cache,
+) -> None:
+    """Stop where something failed that must not, where nothing is left, or where rates differ."""
+    errors = {str(files[n].path): o.error for n, o in sorted(outcomes.items()) if o.error is not None}
+    prepared = [row for row in rows if row["status"] == "prepared"]
+    if errors and (on_error == "raise" or not prepared):
+        kept = _keep_manifest(rows, cache)
+        hint = "data.on_error=skip goes on without" if prepared else "data.include chooses other files"
+        hint += f"; every session's fate is in {kept}"
+        if len(errors) == 1:
+            (error,) = errors.values()
+            raise InvalidFile(
+                error.name, error.value, error.expected, where=", ".join(filter(None, (error.where, "data.root"))),
+                hint=f"{error.hint}; {hint}" if error.hint else hint,
+            )  # fmt: skip
+        reasons = [f"{file}: {error.expected}" for file, error in errors.items()]
+        more = f"; and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
+        raise InvalidFile(
+            "recordings", f"{len(errors)} of {len(rows)}", f"cannot be used: {'; '.join(reasons[:_LISTED])}{more}",
+            where="data.root", hint=hint,
+        )  # fmt: skip
+    if not prepared:
+        reasons = [f"{row['session']}: {row['reason']}" for row in rows]
+        more = f"; and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
+        raise InvalidFile(
+            "recordings", f"0 of {len(rows)}",
+            f"expected at least one usable session, all were left out ({'; '.join(reasons[:_LISTED])}{more})",
+            where="data.root",
+            hint=f"the steps under data.steps judge them; details are in {_keep_manifest(rows, cache)}",
+        )  # fmt: skip
+    rates: dict[float, str] = {}
+    for row in prepared:
+        if not any(math.isclose(row["sfreq_hz"], rate, rel_tol=_RATE_TOLERANCE) for rate in rates):
+            rates[row["sfreq_hz"]] = Path(row["file"]).name
+    if len(rates) > 1:
+        listed = ", ".join(f"{rate:g} Hz ({name})" for rate, name in list(rates.items())[:_LISTED])
+        raise InvalidValue(
+            "data.steps.resample", None, f"expected a resample step, because the recordings' rates differ: {listed}",
+            hint=f"data.steps.resample with sfreq_hz={min(rates):g} brings all to one rate",
+        )  # fmt: skip
+
+
+def _keep_manifest(rows: list[dict[str, Any]], cache: Cache) -> Path:
+    """Write the manifest where a failed build does not take it along."""
+    content = json.dumps(rows, indent=1, ensure_ascii=False)
+    path = cache.root / "manifests" / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+    return path
+
+
+def _write_union(
+    files: Sequence[RecordingFile], folder: Path, outcomes: Mapping[int, _Outcome], root: Path | str | None
+) -> None:
+    above = None if root is None else Path(root).expanduser().absolute()
+    with StoreWriter(folder) as writer:
+        for number, file in enumerate(files):
+            source = outcomes[number].folder
+            if source is None:
+                continue
+            path = file.path.absolute()
+            inside = above is not None and path.is_relative_to(above)
+            names = {
+                "subject": file.subject,
+                "dataset": file.dataset,
+                "task": file.task,
+                "recording": file.session,
+                "file": path.relative_to(above).as_posix() if inside and above is not None else path.name,
+            }
+            writer.adopt(Store(source).sessions[0], file.name, names)
+
+
+def manifest_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
+    """Header and cells of the manifest, for a report."""
+    header = ("session", "status", "channels", "seconds", "bad channels", "usable s", "why")
+    cells = tuple(
+        (
+            row["session"],
+            row["status"],
+            row.get("n_channels", ""),
+            row.get("duration_s", ""),
+            ", ".join([*row.get("bads", ()), *row.get("interpolated", ())]),
+            row.get("usable_s", ""),
+            row.get("reason") or row.get("error") or "; ".join(row.get("warnings", ())),
+        )
+        for row in rows
+    )
+    return header, cells
+
+
+def _run(jobs: Mapping[int, _Job], n_workers: int) -> Iterator[tuple[int, _Outcome]]:
+    """Outcomes as they come; sessions that the cache has already start no process."""
+    waiting: dict[int, _Job] = {}
+    for number, job in jobs.items():
+        if n_workers == 1 or Cache(job.cache).has(_KIND, job.recipe, job.inputs):
+            yield number, _checked(_prepare(job))
+        else:
+            waiting[number] = job
+    if len(waiting) == 1:
+        ((number, job),) = waiting.items()
+        yield number, _checked(_prepare(job))
+    elif waiting:
+        yield from _run_in_processes(waiting, min(n_workers, len(waiting)))
+
+
+def _checked(outcome: _Outcome) -> _Outcome:
+    """A full or unwritable cache is no session's fault: it ends everything at once."""
+    if outcome.error is not None and outcome.error.name == "cache":
+        raise outcome.error
+    return outcome
+
+
+def _run_in_processes(jobs: Mapping[int, _Job], n_workers: int) -> Iterator[tuple[int, _Outcome]]:
+    with _pool(n_workers) as pool:
+        numbers: dict[Future[_Outcome], int] = {pool.submit(_prepare, job): number for number, job in jobs.items()}
+        for future in as_completed(numbers):
+            number = numbers[future]
+            try:
+                yield number, _checked(future.result())
+            except BrokenExecutor:
+                path = jobs[number].file.path
+                yield number, _Outcome({}, error=InvalidFile(
+                    "recording", path, "expected a worker process to prepare it, but one was killed",
+                    hint="memory may be short: data.prepare_workers=1 prepares one session at a time",
+                ))  # fmt: skip
+
+
+@contextmanager
+def _pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Fresh processes (a fork of one that has threads may hang), which end at once when the work is given up."""
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """One thread per process; Ctrl-C is the parent's business; an orphan ends itself."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As an exception, so that a half-written session is removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _prepare(job: _Job) -> _Outcome:
+    """Prepare one session into the cache, or find it there."""
+    started = time.monotonic()
+    try:
+        folder = Cache(job.cache).get(_KIND, job.recipe, job.inputs, partial(_build, job))
+        facts = json.loads((folder / _OUTCOME).read_text(encoding="utf-8"))
+    except InvalidValue as error:
+        return _Outcome({}, error=error, seconds=time.monotonic() - started)
+    except MemoryError as error:
+        refused = InvalidFile(
+            "recording", job.file.path, f"expected it to fit into memory ({error})",
+            hint="data.prepare_workers=1 prepares one session at a time",
+        )  # fmt: skip
+        return _Outcome({}, error=refused, seconds=time.monotonic() - started)
+    found = folder / _STORE if facts["status"] == "prepared" else None
+    return _Outcome(facts, found, seconds=time.monotonic() - started)
+
+
+def _build(job: _Job, folder: Path) -> None:
+    try:
+        session = prepare_session(job.file, dict(job.steps), job.training_span)
+    except Discarded as left_out:
+        facts: dict[str, Any] = {"status": "discarded", "reason": left_out.reason, "details": left_out.facts}
+    else:
+        facts = {"status": "prepared", **_write(session, job, folder / _STORE)}
+    (folder / _OUTCOME).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
+
+
+def _write(session: RawSession, job: _Job, folder: Path) -> dict[str, Any]:
+    """A store of one session; returns the facts of its row in the manifest."""
+    n_samples, rate = session.n_samples, session.sfreq_hz
+    channels = channels_of(session)
+    events = _events(session)
+    segments = [[0, n_samples]] if session.segments is None else [list(pair) for pair in session.segments]
+    bads = [c.name for c, name in zip(channels, session.ch_names, strict=True) if name in session.raw.info["bads"]]
+    facts = {
+        "n_channels": len(channels),
+        "sfreq_hz": rate,
+        "sfreq_in_hz": session.sfreq_in_hz,
+        "duration_s": round(n_samples / rate, 3),
+        "usable_s": round(sum(stop - start for start, stop in segments) / rate, 3),
+        "n_events": len(events),
+        "system": session.system,
+        "bads": bads,
+        "interpolated": session.interpolated,
+        "dropped": session.dropped,
+        "steps": session.facts,
+        "warnings": session.warnings,
+    }
+    attrs = {
+        **facts,
+        "segments": segments,
+        "span": [min(n_samples, round(second * rate)) for second in session.used_span_s],
+        "scalers": _scalers(session),
+        "conditions": _conditions(session, job.conditions),
+    }
+    with StoreWriter(folder) as writer:
+        writer.add_session("session", session.samples, rate, channels, events, attrs)
+    return facts
+
+
+def _scalers(session: RawSession) -> dict[str, Any] | None:
+    if session.scalers is None:
+        return None
+    units = [channel_of(session.raw, number).unit for number in range(len(session.ch_names))]
+    return {
+        "centre": session.scalers.centre.tolist(),
+        "scale": session.scalers.scale.tolist(),
+        "unit": units[0] if len(set(units)) == 1 else units,
+    }
+
+
+def _events(session: RawSession) -> list[dict[str, Any]]:
+    """Annotations and trigger codes in order of time; ``onset_s`` counts from the first sample."""
+    n_samples, rate = session.n_samples, session.sfreq_hz
+    marked: list[dict[str, Any]] = [
+        {
+            "sample": min(max(0, round(note.onset_s * rate)), n_samples - 1),
+            "onset_s": note.onset_s,
+            # EEGLAB marks cuts with a duration that is not a number.
+            "duration_s": note.duration_s if math.isfinite(note.duration_s) else 0.0,
+            "description": note.description,
+        }
+        for note in session.annotations
+        if note.onset_s < n_samples / rate
+    ]
+    marked += [
+        {
+            "sample": moved(event.sample, session.sfreq_in_hz, rate, n_samples),
+            "onset_s": event.sample / session.sfreq_in_hz,
+            "code": event.code,
+        }
+        for event in session.events
+    ]
+    return sorted(marked, key=lambda event: event["sample"])
+
+
+def _conditions(session: RawSession, conditions: Conditions | None) -> list[list[int]]:
+    """[start, stop, code] of every stretch of one condition other than 0."""
+    if conditions is None:
+        return []
+    n_samples, rate = session.n_samples, session.sfreq_hz
+    dense = conditions(session.file, session.events, session.annotations, n_samples, rate, session.sfreq_in_hz)
+    if dense is None or not len(dense):
+        return []
+    codes = np.asarray(dense)
+    edges = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+    return [[a, b, int(codes[a])] for a, b in pairwise(edges) if codes[a] != 0]
