@@ -1,0 +1,376 @@
+"""Old trees of pickled chunks, ``<root>/<session>/<i>.npy``: safe import, and a writer of the same form.
+
+A chunk is a dictionary saved with ``np.save``: ``data`` (channel [+ one row of event codes], time) float64 or mu-law
+codes, ``ch_names``, ``ch_types``, ``pos_2d``, ``session``, ``sfreq`` and optionally ``pos_3d``, ``ori_3d``,
+``bad_channels`` and how it was quantised. Pickles are read by :mod:`brainlab.io.safe_pickle`, which builds arrays and
+plain containers and runs nothing. Chunks need not adjoin in time, so that no window may cross from one to the next:
+each becomes a segment of its session.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
+from brainlab.io.recording import Channel, Recording
+from brainlab.io.safe_pickle import load_npy
+from brainlab.io.store import StoreWriter
+
+__all__ = ["ChunkSession", "convert_chunk_tree", "read_chunk_tree", "write_chunks"]
+
+log = logging.getLogger(__name__)
+
+_IGNORED = ("events", "session_")
+_NEEDED = ("data", "ch_names", "ch_types", "sfreq")
+_KNOWN = (*_NEEDED, "pos_2d", "pos_3d", "ori_3d", "session", "bad_channels")
+# Numbers are FIFF's channel kinds; they do not tell gradiometers from magnetometers.
+_BY_NUMBER = {1: "mag", 2: "eeg", 3: "stim", 202: "eog", 301: "ref_meg", 302: "emg", 402: "ecg", 502: "misc"}
+_SCALES = ("mulaw_scale", "max_abs")
+
+
+@dataclass(frozen=True)
+class ChunkSession:
+    """The chunks of one session, read one at a time when asked for.
+
+    ``starts`` are the first samples of the chunks and the length of all; ``facts`` is what else the chunks say,
+    JSON-ready; ``has_events`` tells whether a last row of event codes follows the channels.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    starts: tuple[int, ...]
+    sfreq_hz: float
+    channels: tuple[Channel, ...]
+    has_events: bool
+    bads: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of all chunks together."""
+        return self.starts[-1]
+
+    @property
+    def segments(self) -> list[list[int]]:
+        """First sample and end of every chunk."""
+        return [[start, stop] for start, stop in zip(self.starts, self.starts[1:], strict=False)]
+
+    def read(self, start: int, stop: int) -> Float[np.ndarray, "channel time"]:
+        """Samples ``start`` to ``stop`` (excluded), in the chunks' own unit.
+
+        Raises:
+            InvalidFile: if a chunk cannot be read safely, or holds codes without their scale.
+        """
+        pieces = [self._decoded(rows, path)[: len(self.channels)] for rows, path, _ in self._pieces(start, stop)]
+        return np.concatenate(pieces, axis=1) if pieces else np.zeros((len(self.channels), 0))
+
+    def conditions(self) -> list[list[int]]:
+        """Stretches of one non-zero event code, [start, stop, code]; a code that lasts over a border is one stretch."""
+        if not self.has_events:
+            return []
+        codes = np.concatenate([_codes(rows[-1], path) for rows, path, _ in self._pieces(0, self.n_samples)])
+        edges = np.flatnonzero(np.diff(codes)) + 1
+        starts, stops = [0, *edges.tolist()], [*edges.tolist(), len(codes)]
+        return [[a, b, int(codes[a])] for a, b in zip(starts, stops, strict=True) if b > a and codes[a]]
+
+    def recording(self) -> Recording:
+        """The same as a recording that is read in pieces; its unit is that of the chunks."""
+        return Recording(
+            read=lambda picks, start, stop: self.read(start, stop)[list(picks)],
+            n_samples=self.n_samples,
+            sfreq_hz=self.sfreq_hz,
+            channels=self.channels,
+            provenance={"file": str(self.files[0].parent), "reader": "chunks", "notes": list(self.notes)},
+        )
+
+    def _pieces(self, start: int, stop: int) -> Any:
+        for path, first, end in zip(self.files, self.starts, self.starts[1:], strict=False):
+            if first < stop and start < end:
+                rows = np.asarray(_load(path)["data"])
+                if rows.shape != (len(self.channels) + self.has_events, end - first):
+                    raise InvalidFile("chunk", path, f"expected the shape it had before, found {rows.shape}")
+                yield rows[:, max(start - first, 0) : stop - first], path, first
+
+    def _decoded(self, rows: np.ndarray, path: Path) -> np.ndarray:
+        if rows.dtype.kind == "f":
+            return rows
+        mu, scale = self.facts.get("mulaw_mu"), _scale(self.facts)
+        if not mu or scale is None:
+            raise InvalidFile(
+                "chunk", path, f"expected samples or mu-law codes with mulaw_mu and {_SCALES[0]}, found {rows.dtype}"
+            )
+        y = 2.0 * rows / float(mu) - 1.0
+        return np.sign(y) * ((1.0 + float(mu)) ** np.abs(y) - 1.0) / float(mu) * scale
+
+
+def read_chunk_tree(root: Path | str) -> list[ChunkSession]:
+    """The sessions of a chunk tree, sorted by name; samples stay on disk.
+
+    Names that contain "events" or "session_", hidden folders and folders without chunks are passed over; chunks are
+    ordered by number.
+
+    Raises:
+        InvalidFile: if there is none, a chunk asks for code, or chunks of a session do not fit together.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InvalidFile("chunk tree", root, "expected a folder of session folders")
+    sessions = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        files = _chunks(folder)
+        if files:
+            sessions.append(_session(folder.name, files))
+    if not sessions:
+        raise InvalidFile("chunk tree", root, "expected session folders with chunks 0.npy, 1.npy …")
+    return sessions
+
+
+def convert_chunk_tree(root: Path | str, folder: Path | str) -> list[dict[str, Any]]:
+    """Write all sessions of a chunk tree into a store, one chunk in memory at a time.
+
+    Chunks become segments of their session, the row of events its conditions and events, ``bad_channels`` its bads.
+
+    Returns:
+        one row for each session: name, status and what was found.
+
+    Raises:
+        InvalidFile: as :func:`read_chunk_tree`; nothing is a store then.
+    """
+    rows, root = [], Path(root)
+    with StoreWriter(folder) as writer:
+        for session in read_chunk_tree(root):
+            conditions = session.conditions()
+            events = [
+                {"sample": a, "onset_s": a / session.sfreq_hz, "duration_s": (b - a) / session.sfreq_hz, "code": code}
+                for a, b, code in conditions
+            ]
+            subject = next((part for part in session.name.split("_") if part.startswith("sub-")), session.name)
+            attrs = {
+                "subject": subject, "dataset": root.resolve().name, "task": session.name.rsplit("_", 1)[-1],
+                "recording": session.name, "file": session.name, "system": "", "segments": session.segments,
+                "scalers": session.facts.get("scalers"), "bads": list(session.bads), "conditions": conditions,
+                "steps": [{"step": "import_chunks", "chunks": len(session.files)}], "warnings": list(session.notes),
+                "sfreq_in_hz": session.sfreq_hz, "duration_s": session.n_samples / session.sfreq_hz,
+                "n_events": len(events), "dropped": {}, "legacy": session.facts,
+            }  # fmt: skip
+            writer.add_session(session.name, session.recording(), events=events, attrs=attrs)
+            for note in session.notes:
+                log.warning("%s: %s", session.name, note)
+            facts = {"n_channels": len(session.channels), "n_samples": session.n_samples, "n_events": len(events)}
+            rows.append({"session": session.name, "subject": subject, "status": "prepared", **facts})
+    return rows
+
+
+def write_chunks(
+    folder: Path | str,
+    data: Float[np.ndarray, "channel time"],
+    sfreq_hz: float,
+    ch_names: Sequence[str],
+    ch_types: Sequence[Any],
+    pos_2d: Float[np.ndarray, "channel 2"],
+    *,
+    session: str | None = None,
+    chunk_s: float = 60.0,
+    bad_channels: Sequence[str] | None = None,
+    events: Int[np.ndarray, " time"] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write one session as pickled chunks, for programs that read nothing else.
+
+    Args:
+        folder: ``<root>/<session>``.
+        chunk_s: length of a chunk, cut down to whole samples; the remainder is a last, shorter chunk.
+        bad_channels: rows written as zeros; named in the chunk where given.
+        events: codes, appended as the last row of ``data``.
+        extra: further entries, such as ``pos_3d`` and ``ori_3d``.
+
+    Raises:
+        InvalidValue: if a chunk would be empty or a bad channel is unknown.
+        ShapeMismatch: if names, positions or events do not fit the data.
+    """
+    folder, rows = Path(folder), np.array(data, dtype=np.float64)
+    length = int(sfreq_hz * chunk_s)
+    if length < 1:
+        raise InvalidValue("chunk_s", chunk_s, f"expected at least one sample at {sfreq_hz:g} Hz")
+    if rows.ndim != 2 or not len(rows) == len(ch_names) == len(ch_types) == len(pos_2d):
+        raise ShapeMismatch("data", rows.shape, f"expected (channel, time) with {len(ch_names)} named channels")
+    for name in bad_channels or ():
+        if name not in ch_names:
+            raise InvalidValue("bad_channels", name, f"expected one of {', '.join(ch_names)}")
+        rows[list(ch_names).index(name)] = 0.0
+    if events is not None:
+        if np.shape(events) != (rows.shape[1],):
+            raise ShapeMismatch("events", np.shape(events), f"expected one code for each of {rows.shape[1]} samples")
+        rows = np.vstack([rows, np.asarray(events, dtype=np.float64)[None]])
+    entries = {"ch_names": list(ch_names), "ch_types": list(ch_types), "pos_2d": np.asarray(pos_2d, dtype=np.float64)}
+    entries |= {"session": folder.name if session is None else session, "sfreq": float(sfreq_hz)}
+    entries |= {} if bad_channels is None else {"bad_channels": list(bad_channels)}
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, start in enumerate(range(0, rows.shape[1], length)):
+        content = {"data": np.ascontiguousarray(rows[:, start : start + length]), **entries, **dict(extra or {})}
+        box = np.empty((), dtype=object)
+        box[()] = content
+        written.append(folder / f"{number}.npy")
+        np.save(written[-1], box, allow_pickle=True)
+    return written
+
+
+def _chunks(folder: Path) -> list[Path]:
+    numbered = []
+    for path in folder.glob("*.npy"):
+        if path.name.startswith(".") or any(word in path.name for word in _IGNORED):
+            continue
+        if not path.stem.isdigit():
+            raise InvalidFile("chunk", path, "expected chunks called 0.npy, 1.npy …")
+        numbered.append((int(path.stem), path))
+    return [path for _, path in sorted(numbered)]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    chunk = load_npy(path, memory_map=True)
+    if not isinstance(chunk, dict):
+        raise InvalidFile("chunk", path, f"expected a dictionary, found {type(chunk).__name__}")
+    missing = [key for key in _NEEDED if key not in chunk]
+    if missing:
+        raise InvalidFile("chunk", path, f"expected the entry {missing[0]}")
+    data = chunk["data"]
+    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.dtype.kind not in "fiu":
+        raise InvalidFile("chunk", path, "expected data of numbers (channel, time)")
+    return chunk
+
+
+def _session(name: str, files: list[Path]) -> ChunkSession:
+    starts, notes = [0], []
+    names: list[str] = []
+    first: dict[str, Any] = {}
+    for path in files:
+        chunk = _load(path)
+        if not first:
+            first, names = chunk, [str(entry) for entry in chunk["ch_names"]]
+        rows = len(chunk["data"])
+        same = ("ch_names", "sfreq", "mulaw_mu", *_SCALES, "predictor_kind")
+        changed = next((key for key in same if not _equal(chunk.get(key), first.get(key))), None)
+        if changed or rows != len(first["data"]):
+            raise InvalidFile("chunk", path, f"expected the {changed or 'number of rows'} of {files[0].name}")
+        starts.append(starts[-1] + chunk["data"].shape[1])
+    here, n_rows = files[0], len(first["data"])
+    if n_rows - len(names) not in (0, 1):
+        raise InvalidFile(
+            "chunk", here, f"expected {len(names)} rows of channels and at most one of events, not {n_rows}"
+        )
+    if first["data"].dtype.kind != "f":
+        _expect_decodable(first, here)
+    numbers = [int(path.stem) for path in files]
+    gaps = sorted(set(range(numbers[-1] + 1)) - set(numbers))
+    if gaps:
+        notes.append(f"chunks {', '.join(map(str, gaps[:8]))} are missing: time stands still there")
+    rate = float(first["sfreq"])
+    if not math.isfinite(rate) or rate <= 0:
+        raise InvalidFile("chunk", here, f"expected a sampling rate, found {first['sfreq']}")
+    facts = {key: _plain(value) for key, value in first.items() if key not in (*_NEEDED, "session", "bad_channels")}
+    return ChunkSession(
+        name=name,
+        files=tuple(files),
+        starts=tuple(starts),
+        sfreq_hz=rate,
+        channels=_channels(first, names, here),
+        has_events=n_rows == len(names) + 1,
+        bads=tuple(str(entry) for entry in _several(first.get("bad_channels"))),
+        facts={key: value for key, value in facts.items() if key not in ("pos_3d", "ori_3d")},
+        notes=tuple(notes),
+    )
+
+
+def _expect_decodable(chunk: dict[str, Any], path: Path) -> None:
+    if chunk.get("predictor_kind") not in (None, "", "none"):
+        raise InvalidFile(
+            "chunk", path, f"expected samples, found residuals of the predictor {chunk['predictor_kind']!r}",
+            hint="residuals were clipped when they were written, so the samples cannot be recovered",
+        )  # fmt: skip
+    if chunk.get("mulaw_mu") is None or _scale(chunk) is None:
+        raise InvalidFile(
+            "chunk", path, f"expected mu-law codes with mulaw_mu and the {_SCALES[0]} they were divided by",
+            hint="the scale is not in the codes: import the float chunks they were made from",
+        )  # fmt: skip
+
+
+def _scale(facts: Mapping[str, Any]) -> np.ndarray | None:
+    value = next((facts[key] for key in _SCALES if facts.get(key) is not None), None)
+    if value is None:
+        return None
+    scale = np.asarray(value, dtype=np.float64)
+    return scale.reshape(-1, 1) if scale.ndim else scale
+
+
+def _channels(chunk: dict[str, Any], names: list[str], path: Path) -> tuple[Channel, ...]:
+    kinds = _several(chunk["ch_types"])
+    places, directions = (_rows(chunk.get(key), len(names), key, path) for key in ("pos_3d", "ori_3d"))
+    if len(kinds) != len(names):
+        raise InvalidFile("chunk", path, f"expected a type for each of {len(names)} channels, found {len(kinds)}")
+    return tuple(
+        Channel(name, _kind(name, kind), _triple(place), _triple(direction), "")
+        for name, kind, place, direction in zip(names, kinds, places, directions, strict=True)
+    )
+
+
+def _kind(name: str, kind: Any) -> str:
+    if isinstance(kind, str):
+        return kind
+    found = _BY_NUMBER.get(int(kind), "misc")
+    # Vectorview names end in 1 for the magnetometer of a place, 2 and 3 for its two planar gradiometers.
+    digits = name.removeprefix("MEG").strip()
+    if found == "mag" and name.startswith("MEG") and len(digits) == 4 and digits.isdigit() and digits[-1] in "23":
+        return "grad"
+    return found
+
+
+def _rows(values: Any, n_rows: int, name: str, path: Path) -> list[Any]:
+    if values is None:
+        return [None] * n_rows
+    table = np.asarray(values, dtype=float)
+    if table.shape != (n_rows, 3):
+        raise InvalidFile("chunk", path, f"expected {name} of shape ({n_rows}, 3), found {table.shape}")
+    return list(table)
+
+
+def _triple(values: Any) -> tuple[float, float, float] | None:
+    if values is None or not np.isfinite(values).all() or not np.any(values):
+        return None
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _codes(row: np.ndarray, path: Path) -> np.ndarray:
+    rounded = np.round(np.asarray(row, dtype=np.float64))
+    if not np.array_equal(rounded, row):
+        raise InvalidFile("chunk", path, "expected whole event codes in the row after the channels")
+    return rounded.astype(np.int64)
+
+
+def _several(values: Any) -> list[Any]:
+    return [] if values is None else list(np.asarray(values).tolist() if isinstance(values, np.ndarray) else values)
+
+
+def _equal(first: Any, second: Any) -> bool:
+    return bool(np.array_equal(np.asarray(first), np.asarray(second)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
