@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from brainlab.data.eeg_patches import ChannelSetSampler, EegPatches
+from brainlab.data.eeg_patches import EegPatches
+from brainlab.data.sampling import ChannelSetSampler
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.types import PreparedData
 

@@ -6,31 +6,30 @@ may differ in their channels: a batch holds recordings of one channel set only, 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from brainlab.data.sampling import ResumableSampler, already_collated
+from brainlab.data.sampling import ChannelSetSampler, already_collated
 from brainlab.data.splits import PARTS, TimeSplit, group_split, time_split
-from brainlab.data.windows import RandomWindows, Windows, regular_windows, stretches_of
+from brainlab.data.stretches import bad_spans, without
+from brainlab.data.windows import RandomWindows, WindowGroups, Windows, regular_windows, stretches_of
 from brainlab.datasets.recordings import companions, find_recordings, recordings_of
 from brainlab.errors import InvalidValue
 from brainlab.io.cache import Cache, code_digest
-from brainlab.io.store import Session, Store
+from brainlab.io.store import Store
 from brainlab.prepare.recordings import Preparation, prepare_store
 from brainlab.types import DataSource
 
-__all__ = ["ChannelSetSampler", "PatchBatches", "EegPatches", "TrainingStatistics"]
+__all__ = ["EegPatches", "PatchBatches", "TrainingStatistics"]
 
 _SIMULATION = {"seed": 0}
 _COVARIANCE_SAMPLES = 200_000
@@ -49,8 +48,8 @@ class TrainingStatistics:
     positions: Float[np.ndarray, "channel 3"] | None
 
 
-class PatchBatches(Dataset):
-    """Batches of patches from windows of one or several channel sets, numbered one set after the other.
+class PatchBatches(WindowGroups):
+    """Batches of patches from windows of one or several channel sets.
 
     Args:
         parts: the windows of each channel set.
@@ -58,66 +57,16 @@ class PatchBatches(Dataset):
     """
 
     def __init__(self, parts: Sequence[Windows | RandomWindows], n_patches: int) -> None:
-        self.parts, self.n_patches = list(parts), n_patches
-        self.ends = np.cumsum([len(part) for part in self.parts])
-
-    def __len__(self) -> int:
-        return int(self.ends[-1]) if self.parts else 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the random windows of this epoch from now on."""
-        for part in self.parts:
-            if isinstance(part, RandomWindows):
-                part.set_epoch(epoch)
+        super().__init__(parts)
+        self.n_patches = n_patches
 
     def __getitems__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        index = np.asarray(numbers, dtype=np.int64)
-        which = np.searchsorted(self.ends, index, side="right")
-        if (which != which[0]).any():
-            raise InvalidValue("batch", list(numbers), "expected windows of one channel set")
-        part = self.parts[which[0]]
-        batch = part.__getitems__((index - (self.ends[which[0]] - len(part))).tolist())
+        batch = super().__getitems__(numbers)
         return {
             "eeg": batch["signal"].unflatten(-1, (self.n_patches, -1)),
-            "index": torch.from_numpy(index),
+            "index": batch["index"],
             "session": batch["session"],
         }
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        return {key: value[0] for key, value in self.__getitems__([number]).items()}
-
-
-class ChannelSetSampler(ResumableSampler):
-    """Batches that never mix channel sets; it also tells the windows the epoch, so that both always agree.
-
-    Args:
-        windows: what is sampled.
-        batch_size: windows per batch; the last batch of a set may be smaller.
-        seed: seed of the order.
-        shuffle: false gives the windows of the first set, then those of the second …
-    """
-
-    def __init__(self, windows: PatchBatches, batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
-        super().__init__(len(windows), batch_size, seed, shuffle)
-        self.windows = windows
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.windows.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return sum(-(-len(part) // self.batch_size) for part in self.windows.parts)
-
-    def batches(self) -> Iterator[list[int]]:
-        """All batches of this epoch, whole."""
-        rng = np.random.default_rng([self.seed, self.epoch])
-        batches: list[list[int]] = []
-        for part, end in zip(self.windows.parts, self.windows.ends.tolist(), strict=True):
-            members = np.arange(end - len(part), end)
-            order = (rng.permutation(members) if self.shuffle else members).tolist()
-            batches += [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
-        places = rng.permutation(len(batches)).tolist() if self.shuffle else list(range(len(batches)))
-        return (batches[place] for place in places)
 
 
 class EegPatches(LightningDataModule):
@@ -254,8 +203,8 @@ class EegPatches(LightningDataModule):
         self.channel_sets = [names.index(session.ch_names) for session in self.store.sessions]
         self.stretches = self._split()
         if self.avoid_bad:
-            bad = [_bad_spans(session) for session in self.store.sessions]
-            self.stretches = {part: _without(rows, bad) for part, rows in self.stretches.items()}
+            bad = [bad_spans(session) for session in self.store.sessions]
+            self.stretches = {part: without(rows, bad) for part, rows in self.stretches.items()}
         self._windows = {
             "train": self._random_windows(),
             **{part: self._fixed_windows(part) for part in ("val", "test")},
@@ -410,36 +359,6 @@ class EegPatches(LightningDataModule):
             "seconds": seconds,
             "windows": {part: len(windows) for part, windows in self._windows.items()},
         }
-
-
-def _bad_spans(session: Session) -> list[tuple[int, int]]:
-    """[start, stop) of what no window may touch, sorted; a boundary is a span of no length that none may cross."""
-    spans = []
-    for event in session.events:
-        words = str(event.get("description", "")).lower()
-        if words.startswith(("bad", "edge", "boundary")):
-            length = event.get("duration_s", 0.0) * session.sfreq_hz if words.startswith("bad") else 0.0
-            spans.append((event["sample"], event["sample"] + math.ceil(length)))
-    return sorted(spans)
-
-
-def _without(rows: np.ndarray, bad: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray:
-    """Rows (session, start, stop) cut around the bad spans of their session.
-
-    >>> _without(np.array([[0, 0, 100], [1, 0, 50]]), [[(10, 20), (15, 18), (60, 60), (90, 200)], []]).tolist()
-    [[0, 0, 10], [0, 20, 60], [0, 60, 90], [1, 0, 50]]
-    """
-    kept = []
-    for session, start, stop in rows.tolist():
-        for first, last in bad[session]:
-            if start < first:
-                kept.append((session, start, min(first, stop)))
-            start = max(start, last)
-            if start >= stop:
-                break
-        if start < stop:
-            kept.append((session, start, stop))
-    return np.array([row for row in kept if row[1] < row[2]], dtype=np.int64).reshape(-1, 3)
 
 
 def _whole(name: str, seconds: float, unit_s: float, unit: str) -> int:

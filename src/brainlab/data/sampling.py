@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from brainlab.errors import InvalidValue
 
-__all__ = ["ResumableSampler", "already_collated"]
+__all__ = ["ChannelSetSampler", "ResumableSampler", "already_collated"]
 
 Batch = TypeVar("Batch")
 
@@ -115,6 +115,39 @@ class ResumableSampler(Sampler[list[int]]):
         # Epoch and position are read here and not at the first batch: workers fetch ahead as soon as they exist.
         batches, (rank, n) = islice(self.batches(), self._skip, None), self.process or _process()
         return (_part(batch, rank, n) for batch in batches)
+
+
+class ChannelSetSampler(ResumableSampler):
+    """Batches that never mix channel sets; it also tells the windows the epoch, so that both always agree.
+
+    Args:
+        windows: what is sampled: ``parts`` one after the other, the last number of each in ``ends``.
+        batch_size: windows per batch; the last batch of a set may be smaller.
+        seed: seed of the order.
+        shuffle: false gives the windows of the first set, then those of the second …
+    """
+
+    def __init__(self, windows: Any, batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
+        super().__init__(len(windows), batch_size, seed, shuffle)
+        self.windows = windows
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.windows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return sum(-(-len(part) // self.batch_size) for part in self.windows.parts)
+
+    def batches(self) -> Iterator[list[int]]:
+        """All batches of this epoch, whole."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        batches: list[list[int]] = []
+        for part, end in zip(self.windows.parts, self.windows.ends.tolist(), strict=True):
+            members = np.arange(end - len(part), end)
+            order = (rng.permutation(members) if self.shuffle else members).tolist()
+            batches += [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
+        places = rng.permutation(len(batches)).tolist() if self.shuffle else list(range(len(batches)))
+        return (batches[place] for place in places)
 
 
 def _process() -> tuple[int, int]:

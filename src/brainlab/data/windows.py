@@ -7,7 +7,7 @@ of a session nor the border between two parts of a split.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,11 +16,28 @@ from torch.utils.data import Dataset
 
 from brainlab.data.splits import PARTS, TimeSplit, window_index
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.io.store import Store
 
-__all__ = ["RandomWindows", "Windows", "regular_windows", "stretches_of"]
+__all__ = ["RandomWindows", "WindowGroups", "Windows", "regular_windows", "samples_of", "stretches_of"]
 
 Batch = dict[str, torch.Tensor]
+
+
+class Sessions(Protocol):
+    """What windows need of a store: how long its sessions are, how many rows they have, and batches of them."""
+
+    @property
+    def sessions(self) -> Sequence[Any]: ...
+
+    def gather(self, sessions: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray: ...
+
+
+def samples_of(seconds: float, sfreq_hz: float) -> int:
+    """Seconds as samples, rounded as Python rounds.
+
+    >>> samples_of(0.333, 100.0), samples_of(0.125, 100.0), samples_of(0.135, 100.0)
+    (33, 12, 14)
+    """
+    return round(sfreq_hz * seconds)
 
 
 def stretches_of(splits: Sequence[TimeSplit] | Sequence[None], part: str) -> Int[np.ndarray, "stretch 3"]:
@@ -39,7 +56,7 @@ def stretches_of(splits: Sequence[TimeSplit] | Sequence[None], part: str) -> Int
 class _Gathered(Dataset[Batch]):
     """One gather per batch: ``__getitems__`` receives the indices of a whole batch."""
 
-    def __init__(self, store: Store, length: int, sessions: np.ndarray) -> None:
+    def __init__(self, store: Sessions, length: int, sessions: np.ndarray) -> None:
         if length < 1:
             raise InvalidValue("length", length, "expected at least one sample")
         counts = {store.sessions[number].n_channels for number in np.unique(sessions).tolist()}
@@ -93,7 +110,7 @@ class Windows(_Gathered):
 
     def __init__(
         self,
-        store: Store,
+        store: Sessions,
         sessions: Int[np.ndarray, " window"],
         starts: Int[np.ndarray, " window"],
         length: int,
@@ -125,7 +142,7 @@ class Windows(_Gathered):
 
 
 def regular_windows(
-    store: Store,
+    store: Sessions,
     stretches: Int[np.ndarray, "stretch 3"],
     length: int,
     step: int | None = None,
@@ -168,7 +185,7 @@ class RandomWindows(_Gathered):
 
     def __init__(
         self,
-        store: Store,
+        store: Sessions,
         stretches: Int[np.ndarray, "stretch 3"],
         length: int,
         n_windows: int | None = None,
@@ -212,7 +229,40 @@ class RandomWindows(_Gathered):
         return sessions, self.stretches[row, 1] + place - before, labels
 
 
-def _checked(store: Store, stretches: Any) -> np.ndarray:
+class WindowGroups(Dataset[Batch]):
+    """Windows of several kinds, such as channel sets, numbered one kind after the other; no batch mixes two.
+
+    Args:
+        parts: the windows of each kind.
+    """
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = list(parts)
+        self.ends = np.cumsum([len(part) for part in self.parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if self.parts else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the random windows of this epoch from now on."""
+        for part in self.parts:
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+
+    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        index = np.asarray(numbers, dtype=np.int64)
+        which = np.searchsorted(self.ends, index, side="right")
+        if (which != which[0]).any():
+            raise InvalidValue("batch", list(numbers), "expected windows of one channel set")
+        part = self.parts[which[0]]
+        batch = part.__getitems__((index - (self.ends[which[0]] - len(part))).tolist())
+        return {**batch, "index": torch.from_numpy(index)}
+
+    def __getitem__(self, number: int) -> Batch:
+        return {key: value[0] for key, value in self.__getitems__([number]).items()}
+
+
+def _checked(store: Sessions, stretches: Any) -> np.ndarray:
     rows = np.asarray(stretches, dtype=np.int64).reshape(-1, 3)
     for session, start, stop in rows.tolist():
         if not 0 <= session < len(store.sessions):

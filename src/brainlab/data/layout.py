@@ -1,0 +1,234 @@
+"""One order of channels for recordings that differ in theirs.
+
+Two sensors are one where the system, the name and the type agree: channels of two systems are never merged, however
+near they lie, and jitter of a position does not make a second channel. What a recording lacks is filled with zeros and
+marked as absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from brainlab.errors import InvalidValue, ShapeMismatch
+from brainlab.io.recording import Channel
+from brainlab.io.store import Session, Store
+
+__all__ = [
+    "CanonicalStore",
+    "ChannelLayout",
+    "Extent",
+    "PlanarLayout",
+    "PlanarSensors",
+    "canonical_layout",
+    "channel_sets",
+    "position_layout",
+    "system_of",
+]
+
+_PLANAR_STEPS = 1e4
+
+
+def system_of(session: Session) -> str:
+    """The sensor system that recorded a session: ctf275, vectorview306, kit, eeg …"""
+    return str(session.attrs.get("system") or session.channels[0].kind)
+
+
+def _key(system: str, channel: Channel) -> tuple[str, str, str]:
+    # CTF names end in the serial number of the electronics, which changes when the system is serviced.
+    name = channel.name.split("-")[0] if system.startswith("ctf") else channel.name
+    return system, name, channel.kind
+
+
+@dataclass(frozen=True)
+class ChannelLayout:
+    """The common order and where the channels of every session stand in it.
+
+    Args:
+        channels: canonical channels; positions and orientations are means over the sessions that have one.
+        systems: system of each.
+        places: per session, the canonical row of each of its channels.
+    """
+
+    channels: tuple[Channel, ...]
+    systems: tuple[str, ...]
+    places: tuple[Int[np.ndarray, " channel"], ...]
+
+    @property
+    def n_channels(self) -> int:
+        """Rows of a canonical window."""
+        return len(self.channels)
+
+    def present(self, session: int) -> Bool[np.ndarray, " channel"]:
+        """Which canonical channels a session has."""
+        mask = np.zeros(self.n_channels, dtype=bool)
+        mask[self.places[session]] = True
+        return mask
+
+    def place(self, samples: Float[np.ndarray, "channel time"], session: int) -> Float32[np.ndarray, "canonical time"]:
+        """The rows of one session in canonical order, zeros where it has none."""
+        if samples.shape[0] != len(self.places[session]):
+            raise ShapeMismatch("channels", samples.shape[0], f"expected {len(self.places[session])}")
+        out = np.zeros((self.n_channels, samples.shape[1]), np.float32)
+        out[self.places[session]] = samples
+        return out
+
+
+def canonical_layout(sessions: Sequence[Session]) -> ChannelLayout:
+    """The layout keyed by (system, channel name, type), in order of first sight.
+
+    Raises:
+        InvalidValue: if a session has two channels of one key.
+    """
+    seen: dict[tuple[str, str, str], list[Channel]] = {}
+    places = []
+    for session in sessions:
+        system = system_of(session)
+        keys = [_key(system, channel) for channel in session.channels]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise InvalidValue("channel", twice[1], "expected every name once", where=session.name)
+        for key, channel in zip(keys, session.channels, strict=True):
+            seen.setdefault(key, []).append(channel)
+        places.append(keys)
+    row = {key: number for number, key in enumerate(seen)}
+    names = [name for _, name, _ in seen]
+    channels = tuple(
+        Channel(
+            name if names.count(name) == 1 else f"{system}:{name}",
+            kind,
+            _mean([channel.position for channel in found]),
+            _mean([channel.orientation for channel in found], unit=True),
+            found[0].unit,
+        )
+        for (system, name, kind), found in seen.items()
+    )
+    return ChannelLayout(
+        channels,
+        tuple(system for system, _, _ in seen),
+        tuple(np.array([row[key] for key in keys], dtype=np.int64) for keys in places),
+    )
+
+
+def channel_sets(sessions: Sequence[Session]) -> list[int]:
+    """Number of the channel set of every session, counted in order of first sight."""
+    known: dict[Hashable, int] = {}
+    return [
+        known.setdefault(tuple(_key(system_of(session), channel) for channel in session.channels), len(known))
+        for session in sessions
+    ]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a window must know of a session to stay inside it."""
+
+    name: str
+    n_samples: int
+    n_channels: int
+
+
+class CanonicalStore:
+    """A store seen through a layout: every session has all canonical channels.
+
+    ``sessions`` and ``gather`` are those of a :class:`~brainlab.io.store.Store`, so that windows are cut from either.
+    """
+
+    def __init__(self, store: Store, layout: ChannelLayout) -> None:
+        self.store, self.layout = store, layout
+        self.sessions = tuple(Extent(s.name, s.n_samples, layout.n_channels) for s in store.sessions)
+        everything = np.arange(layout.n_channels)
+        known: dict[bytes, int] = {}
+        self._set_of = np.array([known.setdefault(rows.tobytes(), len(known)) for rows in layout.places])
+        self._plain = len(known) == 1 and np.array_equal(layout.places[0], everything) if layout.places else True
+
+    def gather(
+        self, sessions: Int[np.ndarray, " window"], starts: Int[np.ndarray, " window"], length: int
+    ) -> Float32[np.ndarray, "window channel time"]:
+        """A batch of windows in canonical order; absent rows are zero."""
+        if self._plain:
+            return self.store.gather(sessions, starts, length)
+        sessions, starts = np.asarray(sessions), np.asarray(starts)
+        out = np.zeros((len(sessions), self.layout.n_channels, length), np.float32)
+        sets = self._set_of[sessions]
+        for number in np.unique(sets):
+            here = np.flatnonzero(sets == number)
+            rows = self.layout.places[int(sessions[here[0]])]
+            out[here[:, None], rows[None, :]] = self.store.gather(sessions[here], starts[here], length)
+        return out
+
+
+def _mean(values: Sequence[tuple[float, ...] | None], unit: bool = False) -> tuple[float, float, float] | None:
+    known = [value for value in values if value is not None and np.isfinite(value).all()]
+    if not known:
+        return None
+    mean = np.mean(np.asarray(known, dtype=np.float64), axis=0)
+    length = float(np.linalg.norm(mean))
+    if unit and length > 0:
+        mean = mean / length
+    return float(mean[0]), float(mean[1]), float(mean[2])
+
+
+@dataclass(frozen=True)
+class PlanarSensors:
+    """Channels of one session as older systems describe them: places in a flat layout and type numbers."""
+
+    names: Sequence[str]
+    pos_2d: Float[np.ndarray, "channel 2"]
+    types: Sequence[int]
+    pos_3d: Float[np.ndarray, "channel 3"] | None = None
+    ori_3d: Float[np.ndarray, "channel 3"] | None = None
+
+
+@dataclass(frozen=True)
+class PlanarLayout:
+    """Canonical channels found by their place in a flat layout; rows without 3-D values are zero."""
+
+    names: tuple[str, ...]
+    types: tuple[int, ...]
+    pos_2d: Float[np.ndarray, "channel 2"]
+    pos_3d: Float[np.ndarray, "channel 3"]
+    ori_3d: Float[np.ndarray, "channel 3"]
+    places: tuple[Int[np.ndarray, " channel"], ...]
+
+    def place(self, samples: Float[np.ndarray, "channel time"], session: int) -> Float[np.ndarray, "canonical time"]:
+        """The rows of one session in canonical order, zeros where it has none; dtype of the input."""
+        out = np.zeros((len(self.names), samples.shape[1]), samples.dtype)
+        out[self.places[session]] = samples
+        return out
+
+
+def position_layout(sessions: Sequence[PlanarSensors]) -> PlanarLayout:
+    """The layout of older systems: channels are one where place (to 1e-4) and type agree.
+
+    It is here for data that were prepared that way. It merges sensors of different systems that share a place, and
+    jitter above 1e-4 doubles channels; :func:`canonical_layout` does neither.
+
+    Names are the alphabetically first of those merged, flat places their mean, orientations their renormalised mean,
+    3-D places the mean over the sessions that have one.
+    """
+    seen: dict[tuple[int, int, int], list[tuple[str, Any, Any, Any]]] = {}
+    keys_of = []
+    for session in sessions:
+        keys = []
+        for number, name in enumerate(session.names):
+            x, y = (float(value) for value in session.pos_2d[number])
+            key = (round(x * _PLANAR_STEPS), round(y * _PLANAR_STEPS), int(session.types[number]))
+            place = None if session.pos_3d is None else session.pos_3d[number]
+            towards = None if session.ori_3d is None else session.ori_3d[number]
+            seen.setdefault(key, []).append((name, (x, y), place, towards))
+            keys.append(key)
+        keys_of.append(keys)
+    row = {key: number for number, key in enumerate(seen)}
+    return PlanarLayout(
+        names=tuple(min(name for name, *_ in found) for found in seen.values()),
+        types=tuple(kind for _, _, kind in seen),
+        pos_2d=np.array([np.mean([xy for _, xy, _, _ in found], axis=0) for found in seen.values()]),
+        pos_3d=np.array([_mean([p for _, _, p, _ in found]) or (0.0, 0.0, 0.0) for found in seen.values()]),
+        ori_3d=np.array([_mean([o for *_, o in found], unit=True) or (0.0, 0.0, 0.0) for found in seen.values()]),
+        places=tuple(np.array([row[key] for key in keys], dtype=np.int64) for keys in keys_of),
+    )

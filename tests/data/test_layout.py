@@ -1,0 +1,118 @@
+"""Canonical layouts: two systems never share a channel, absent rows are zero and marked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brainlab.data.layout import (
+    CanonicalStore,
+    PlanarSensors,
+    canonical_layout,
+    channel_sets,
+    position_layout,
+)
+from brainlab.errors import InvalidValue
+from brainlab.io.recording import Channel
+from brainlab.io.store import Store, StoreWriter
+
+
+@pytest.fixture(scope="module")
+def golden(golden_dir: Path) -> dict:
+    return json.loads((golden_dir / "meg/04_datasplitter.json").read_text())
+
+
+def planar(golden: dict):
+    return position_layout(
+        [
+            PlanarSensors(entry["ch_names"], entry["pos_2d"], entry["ch_types"], entry["pos_3d"], entry["ori_3d"])
+            for entry in golden["tree"]
+        ]
+    )
+
+
+def test_position_keyed_layout_is_the_golden_one(golden: dict) -> None:
+    found, known = planar(golden), golden["layout"]
+    assert list(found.names) == known["names"]
+    assert list(found.types) == known["types"]
+    np.testing.assert_allclose(found.pos_2d, known["pos_2d"], atol=1e-6)
+    np.testing.assert_allclose(found.ori_3d, known["ori_3d"], atol=1e-6)
+    # The reference divides the first place by sightings that have none; ours is the mean over those that have one.
+    np.testing.assert_allclose(found.pos_3d[1:], known["pos_3d"][1:], atol=1e-6)
+    np.testing.assert_allclose(found.pos_3d[0], np.array(known["pos_3d"][0]) * 12 / 8, atol=1e-5)
+    keys = [f"{entry['dataset']}/{entry['session']}" for entry in golden["tree"]]
+    assert {key: places.tolist() for key, places in zip(keys, found.places, strict=True)} == golden[
+        "session_channel_map"
+    ]
+
+
+def test_an_item_of_the_golden_tree_is_exact(golden: dict, golden_dir: Path) -> None:
+    known = np.load(golden_dir / "meg/04_sample_item.npz", allow_pickle=False)
+    dataset, session, _, start = (str(word) for word in known["index"])
+    number = next(
+        n for n, e in enumerate(golden["tree"]) if (e["dataset"], e["session"]) == (dataset, session)
+    )  # fmt: skip
+    layout = planar(golden)
+    window = known["chunk"][:, int(start) : int(start) + 100]
+    np.testing.assert_array_equal(layout.place(window, number), known["x"])
+    np.testing.assert_array_equal(np.asarray(layout.types), known["ch_type"])
+    np.testing.assert_allclose(layout.pos_2d, known["pos"], atol=1e-6)
+
+
+def written(folder: Path, entries: list[tuple[str, str, list[Channel]]]) -> Store:
+    with StoreWriter(folder) as writer:
+        for number, (name, system, channels) in enumerate(entries):
+            samples = np.arange(len(channels) * 50, dtype=np.float32).reshape(len(channels), 50) + 1000 * (number + 1)
+            writer.add_session(name, samples, 10.0, channels, attrs={"system": system})
+    return Store(folder)
+
+
+def test_two_systems_share_no_channel_and_jitter_makes_no_duplicates(tmp_path: Path) -> None:
+    place = (0.1, 0.2, 0.3)
+    near = (0.104, 0.2, 0.3)
+    store = written(
+        tmp_path,
+        [
+            ("a", "ctf275", [Channel("MLC11-2908", "mag", place, (0, 0, 1.0)), Channel("MLC12-2908", "mag", place)]),
+            ("b", "ctf275", [Channel("MLC12-4408", "mag", place), Channel("MLC11-4408", "mag", near, (0, 0.6, 0.8))]),
+            ("c", "vectorview306", [Channel("MLC11", "mag", place), Channel("MLC12", "grad", place)]),
+        ],
+    )
+    layout = canonical_layout(store.sessions)
+    assert [channel.name for channel in layout.channels] == [
+        "ctf275:MLC11", "ctf275:MLC12", "vectorview306:MLC11", "vectorview306:MLC12",
+    ]  # fmt: skip
+    assert [places.tolist() for places in layout.places] == [[0, 1], [1, 0], [2, 3]]
+    assert layout.channels[0].position == pytest.approx((0.102, 0.2, 0.3))
+    assert np.linalg.norm(layout.channels[0].orientation) == pytest.approx(1.0)
+    assert layout.channels[1].orientation is None
+    assert layout.present(2).tolist() == [False, False, True, True]
+    assert channel_sets(store.sessions) == [0, 1, 2]
+
+
+def test_windows_of_several_sets_come_in_one_order_with_zeros_where_nothing_is(tmp_path: Path) -> None:
+    store = written(
+        tmp_path,
+        [
+            ("a", "eeg", [Channel("Cz"), Channel("Pz")]),
+            ("b", "eeg", [Channel("Oz"), Channel("Cz")]),
+            ("c", "eeg", [Channel("Cz"), Channel("Pz")]),
+        ],
+    )
+    seen = CanonicalStore(store, canonical_layout(store.sessions))
+    batch = seen.gather(np.array([1, 0, 2, 1]), np.array([3, 0, 7, 9]), 5)
+    assert batch.shape == (4, 3, 5)
+    for window, session, start in zip(batch, (1, 0, 2, 1), (3, 0, 7, 9), strict=True):
+        raw = store.read(session, start, 5)
+        for name, row in zip(["Cz", "Pz", "Oz"], window, strict=True):
+            names = store.sessions[session].ch_names
+            np.testing.assert_array_equal(row, raw[names.index(name)] if name in names else np.zeros(5))
+
+
+def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    store = written(tmp_path, [("a", "eeg", [Channel("Cz"), Channel("Cz")])])
+    with pytest.raises(InvalidValue, match=r"channel=Cz: expected every name once \(a\)"):
+        canonical_layout(store.sessions)
