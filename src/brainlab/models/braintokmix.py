@@ -157,14 +157,14 @@ class BrainTokMix(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "batch frame site level"]) -> Float[Tensor, "batch channel time"]:
-        """The signal of codes, ``hop`` samples per frame.
+        """The signal of codes, ``hop`` samples per frame; the first levels alone give a coarser one.
 
         Raises:
-            ShapeMismatch: for another number of places or levels.
+            ShapeMismatch: for another number of places, or more levels than there are.
             InvalidValue: for codes that do not exist.
         """
-        if codes.ndim != 4 or codes.shape[2:] != (self.n_sites, self.n_levels):
-            shape = f"expected (batch, frame, {self.n_sites}, {self.n_levels})"
+        if codes.ndim != 4 or codes.shape[2] != self.n_sites or not 1 <= codes.shape[3] <= self.n_levels:
+            shape = f"expected (batch, frame, {self.n_sites}, {self.n_levels} or fewer levels)"
             raise ShapeMismatch("codes", tuple(codes.shape), shape)
         if codes.numel():
             low, high = (int(value) for value in torch.aminmax(codes))
@@ -175,6 +175,11 @@ class BrainTokMix(nn.Module):
             decoded = self.decoder(self._joined(self.quantiser.decode(codes[:, start - lead : stop])))
             signal.append(decoded[..., lead * self.hop :])
         return torch.cat(signal, dim=-1)
+
+    @torch.no_grad()
+    def without_codes(self, signal: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
+        """What the decoder makes of latents that were not quantised: what the codes cost is the difference."""
+        return self.decoder(self._joined(self.latent(signal)))[..., : signal.shape[-1]]
 
     def _joined(self, places: Tensor) -> Tensor:
         return places.flatten(2).transpose(1, 2)
