@@ -133,6 +133,7 @@ class FlatGPT(nn.Module):
         if block < 1 or self.places_per_frame % block:
             raise InvalidValue("block", block, f"expected a divisor of the {self.places_per_frame} places of a frame")
         self.block, self.tie_heads, self.embedding_corruption = block, tie_heads, embedding_corruption
+        self.max_frames: int | None = None  # rotary positions know no end
         self.rope_theta, self.rope_sections = rope_theta, rope_sections
 
         self.decoder = Decoder(width, n_layers, n_heads, n_kv_heads, head_dim, ffn_width, qkv_bias, dropout)

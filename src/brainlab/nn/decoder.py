@@ -166,8 +166,10 @@ class Decoder(nn.Module):
         return self.norm(x)
 
     def cache(self, batch: int, length: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for ``batch`` sequences of up to ``length`` tokens."""
+        """An empty cache for ``batch`` sequences of up to ``length`` tokens, of the type that keys are computed in."""
         weight = self.norm.weight
-        return KVCache(
-            len(self.layers), batch, self.n_kv_heads, length, self.head_dim, weight.device, dtype or weight.dtype
-        )
+        if dtype is None:
+            kind = weight.device.type
+            low = kind != "meta" and torch.is_autocast_enabled(kind)
+            dtype = torch.get_autocast_dtype(kind) if low else weight.dtype
+        return KVCache(len(self.layers), batch, self.n_kv_heads, length, self.head_dim, weight.device, dtype)

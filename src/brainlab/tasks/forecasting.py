@@ -278,7 +278,7 @@ class Forecasting(LightningModule):
         if self.corruption is None:
             loss = self.network.loss(codes)
         else:
-            loss = self.network.loss(codes, self.corruption(codes, int(self.vocab_size)))
+            loss = self.network.loss(codes, self.corruption(codes, self.vocab_size))
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(codes))
         self.log("train/lr", self._rate(), on_step=True, on_epoch=False)
         now = time.perf_counter()
