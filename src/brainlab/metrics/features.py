@@ -208,11 +208,13 @@ class Course:
 class Features:
     """A batch of signals at one prefix; every property is computed when first asked for, and then kept.
 
+    ``courses`` is one object for all prefixes that share running sums.
+
     Per-channel values are (signal, channel) and NaN where a channel does not define them (a flat channel).
     """
 
     def __init__(self, courses: Sequence[Course], prefix: int, workers: int) -> None:
-        self._courses, self._prefix, self.workers = courses, prefix, workers
+        self.courses, self._prefix, self.workers = courses, prefix, workers
         self.grid = courses[0].grid
         self.n_time = int(courses[0].ends[prefix])
         self._sorted: dict[tuple[str, int], np.ndarray] = {}
@@ -220,30 +222,30 @@ class Features:
         self._fft: dict[int, Polar] = {}
 
     def __len__(self) -> int:
-        return len(self._courses)
+        return len(self.courses)
 
     @property
     def n_channels(self) -> int:
         """Channels of every signal."""
-        return len(self._courses[0].signal)
+        return len(self.courses[0].signal)
 
     def signal(self, index: int) -> Float[np.ndarray, "channel time"]:
         """The samples of one signal."""
-        return self._courses[index].signal[:, : self.n_time]
+        return self.courses[index].signal[:, : self.n_time]
 
     def centred(self, index: int) -> Float[np.ndarray, "channel time"]:
         """The samples of one signal minus :attr:`level`, times :attr:`gain`."""
-        return self._courses[index].centred[:, : self.n_time]
+        return self.courses[index].centred[:, : self.n_time]
 
     @cached_property
     def gain(self) -> Float[np.ndarray, " signal"]:
         """Power of two that brings each signal near 1."""
-        return np.array([course.gain for course in self._courses])
+        return np.array([course.gain for course in self.courses])
 
     @cached_property
     def level(self) -> Float[np.ndarray, "signal channel"]:
         """What :meth:`centred` subtracts: the mean of the longest prefix."""
-        return np.stack([course.offset for course in self._courses])
+        return np.stack([course.offset for course in self.courses])
 
     @property
     def remaining_mean(self) -> Float[np.ndarray, "signal channel"]:
@@ -251,11 +253,11 @@ class Features:
         return self._powers[0]
 
     def _gather(self, pick: Callable[[Course], np.ndarray]) -> np.ndarray:
-        return np.stack(in_threads(pick, self._courses, self.workers))
+        return np.stack(in_threads(pick, self.courses, self.workers))
 
     @cached_property
     def _sums(self) -> list[tuple[np.ndarray, ...]]:
-        return in_threads(lambda course: course.sums, self._courses, self.workers)
+        return in_threads(lambda course: course.sums, self.courses, self.workers)
 
     def _sum(self, which: int) -> np.ndarray:
         return np.stack([sums[which][self._prefix] for sums in self._sums])
@@ -341,19 +343,19 @@ class Features:
 
     def coherence(self, index: int) -> Float[np.ndarray, "frequency pair"]:
         """Coherence of one signal's pairs of channels within the range."""
-        return self._courses[index].coherence[self._prefix]
+        return self.courses[index].coherence[self._prefix]
 
     def stft(self, index: int, after: int = 0) -> Polar:
         """Short-time transform of one signal within the range; ``after`` skips its first frames."""
         width = len(self.grid.frequencies)
         part = slice(after * width, self.grid.n_frames(self.n_time) * width)
-        whole = self._courses[index].stft
+        whole = self.courses[index].stft
         return Polar(whole.magnitude[:, part], whole.angle[:, part])
 
     def fft(self, index: int) -> Polar:
         """Transform of one whole signal, all bins."""
         if index not in self._fft:
-            self._fft[index] = self._courses[index].fft(self._prefix)
+            self._fft[index] = self.courses[index].fft(self._prefix)
         return self._fft[index]
 
     def log_sorted(self, kind: str, index: int) -> Float[np.ndarray, "channel bin"]:

@@ -272,9 +272,19 @@ class _Carry:
     """What pairs keep from one prefix to the next: sums over the frames and samples that both have seen."""
 
     def __init__(self) -> None:
+        self._courses: object = None
+        self._forget()
+
+    def _forget(self) -> None:
         self.angle: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.product: dict[int, np.ndarray] = {}
         self.frames = self.samples = 0
+
+    def continues(self, known: Features) -> None:
+        """Forget the sums where a prefix has segments or an offset of its own."""
+        if known.courses is not self._courses:
+            self._forget()
+            self._courses = known.courses
 
 
 def _distances(a: Features, b: Features, pairs: np.ndarray, carry: _Carry) -> dict[str, np.ndarray]:
@@ -285,6 +295,7 @@ def _distances(a: Features, b: Features, pairs: np.ndarray, carry: _Carry) -> di
     else:
         a.prepare(np.unique(pairs[:, 0]).tolist())
         b.prepare(np.unique(pairs[:, 1]).tolist())
+    carry.continues(a)
     i, j = pairs.T
     found: dict[str, np.ndarray] = {}
     for name in _CHANNEL_VALUES:
