@@ -185,8 +185,9 @@ def nothing_found(folder: Path, include: str | Sequence[str], expected: str) -> 
 
 
 def empty_room(path: Path) -> bool:
-    """Whether the names say that nobody was in the scanner (BIDS: sub-emptyroom, task-emptyroom, task-noise)."""
-    return re.search(r"(sub|task)-(emptyroom|empty|noise)(?![a-z0-9])", path.as_posix().lower()) is not None
+    """Whether the names say that nobody was in the scanner (emptyroom; BIDS also has task-noise)."""
+    words = r"(?:^|[/_-])empty[-_]?room(?![a-z0-9])|(?:sub|task)-(?:empty|noise)(?![a-z0-9])"
+    return re.search(words, path.as_posix().lower()) is not None
 
 
 def events_table(path: Path) -> Path | None:

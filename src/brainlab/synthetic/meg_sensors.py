@@ -133,7 +133,9 @@ def vectorview_array(n_triplets: int) -> SensorArray:
     )
 
 
-def head_to_device(system: str, turn_rad: Float[np.ndarray, "3"], shift_m: Float[np.ndarray, "3"]) -> np.ndarray:
+def head_to_device(
+    system: str, turn_rad: Float[np.ndarray, " axis"], shift_m: Float[np.ndarray, " axis"]
+) -> np.ndarray:
     """(4, 4) transform of a head that sits in the middle of the helmet, but for a small turn and shift."""
     x, y, z = turn_rad
     about_x = np.array([[1, 0, 0], [0, np.cos(x), -np.sin(x)], [0, np.sin(x), np.cos(x)]])

@@ -1,10 +1,10 @@
-"""Planted brain activity for simulated MEG: a linear part whose model is known, and oscillators that no linear model is.
+"""Planted brain activity for simulated MEG: a linear part whose model is known, and oscillators that are not linear.
 
-The activity of S places on the cortex is x = g ⊙ (W s) + P y. The s_i are independent autoregressive processes with real
-poles spread over the frequencies, so that their sum falls off like 1/f; W mixes neighbours, so that W s is a vector
-autoregression with coefficients W diag(a_k) W⁻¹. The y_k are oscillators r cos φ + h r² cos 2φ: their amplitude r waxes
-and wanes by itself and with the task, their frequency depends on their amplitude, and their second harmonic is locked to
-the first. P spreads each over a patch of cortex, g are gains of whole regions.
+The activity of S places on the cortex is x = g ⊙ (W s) + P y. The s_i are independent autoregressive processes with
+real poles spread over the frequencies, so that their sum falls off like 1/f; W mixes neighbours, so that W s is a
+vector autoregression with coefficients W diag(a_k) W⁻¹. The y_k are oscillators r cos φ + h r² cos 2φ: their amplitude r waxes
+and wanes by itself and with the task, their frequency depends on their amplitude, and their second harmonic is locked
+to the first. P spreads each over a patch of cortex, g are gains of whole regions.
 
 Sessions differ in the poles, the regional gains, the frequencies and the strengths, all of which are drawn from a few
 numbers per session and can be drawn again from its key (:func:`session_sources`).

@@ -1,9 +1,10 @@
 """Writes a tree of simulated MEG recordings: planted activity through sensors, with everything that spoils real files.
 
-A recording is ``leadfield @ sources + environment + sensor noise + drift``; the environment (slow fields and mains hum)
-reaches the reference sensors too. Two channels of each recording are bad (one dead, one noisy), one burst of muscle-like
-noise hits some sensors in its first seconds, ``first_samp`` is not zero, and the codes on the trigger channel are those
-of the saved plan. ``planted.json`` keeps every parameter, ``planted/<name>.npz`` leadfields, events and conditions.
+A recording is ``leadfield @ sources + environment + sensor noise + drift``; the environment (slow fields and mains
+hum) reaches the reference sensors too. Two channels of each recording are bad (one dead, one noisy), one burst of
+muscle-like noise hits some sensors in its first seconds, ``first_samp`` is not zero, and the codes on the trigger
+channel are those of the saved plan. ``planted.json`` keeps every parameter, ``planted/<name>.npz`` leadfields, events
+and conditions.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.synthetic.meg_sensors import SensorArray, environment, head_to_device, leadfield
 from brainlab.synthetic.meg_sources import OSCILLATORS, Sources, cortex, session_sources
 
-__all__ = ["Scanner", "SessionPlan", "TreeSize", "check_size", "planted_sources", "read_planted", "write_tree"]
+__all__ = [
+    "Scanner",
+    "SessionPlan",
+    "TreeSize",
+    "check_size",
+    "planted_sources",
+    "read_planted",
+    "smooth_boxes",
+    "write_tree",
+]
 
 Quirk = Literal["", "bads", "short", "empty_room"]
 
@@ -107,6 +117,17 @@ def check_size(size: str, sizes: Mapping[str, TreeSize]) -> TreeSize:
     if size not in sizes:
         raise InvalidValue("data.size", size, f"unknown; expected one of {', '.join(sizes)}")
     return sizes[size]
+
+
+def smooth_boxes(
+    spans_s: Sequence[tuple[float, float]], duration_s: float, sfreq_hz: float, edge_s: float = 0.3
+) -> Float[np.ndarray, " time"]:
+    """1 inside every span, 0 outside, with raised-cosine edges of ``edge_s`` around onset and end."""
+    boxes = np.zeros(round(duration_s * sfreq_hz))
+    for start_s, stop_s in spans_s:
+        boxes[round(start_s * sfreq_hz) : round(stop_s * sfreq_hz)] = 1.0
+    edge = np.hanning(round(edge_s * sfreq_hz) + 2)
+    return np.clip(np.convolve(boxes, edge / edge.sum(), mode="same"), 0.0, 1.0)
 
 
 def write_tree(root: Path, scanner: Scanner, plans: Sequence[SessionPlan], seed: int) -> list[Path]:

@@ -1,7 +1,7 @@
 """Writes the raw layout of OMEGA with planted activity: rest in a CTF 275 helmet, 60 Hz mains.
 
-MNE writes no CTF folders: ``*_meg.fif`` files with CTF coils, reference channels and compensation matrices stand for the
-``*_meg.ds`` of the archive.
+MNE writes no CTF folders: ``*_meg.fif`` files with CTF coils, reference channels and compensation matrices stand for
+the ``*_meg.ds`` of the archive.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import numpy as np
 
 from brainlab.io.cache import code_digest
 from brainlab.synthetic.meg_sensors import ctf_array
+from brainlab.synthetic.meg_side_files import describe_dataset, describe_recording
 from brainlab.synthetic.meg_tree import Scanner, SessionPlan, TreeSize, check_size, write_tree
 
 __all__ = ["SIZES", "SimulatedOmega"]
 
 SIZES = {"tiny": TreeSize(4, 75.0, 24), "default": TreeSize(20, 120.0, 48)}
 _SFREQ_HZ = 300.0
+_FILES = ("omega", "meg_sensors", "meg_side_files", "meg_sources", "meg_tree")
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,17 @@ class SimulatedOmega:
         Raises:
             InvalidValue: if ``size`` is unknown.
         """
-        plan = check_size(size, SIZES)
+        plan, root = check_size(size, SIZES), Path(folder)
         scanner = Scanner("omega", 1, ctf_array(plan.n_sensors, "1609"), _SFREQ_HZ, 60.0, "UPPT001")
-        return write_tree(Path(folder), scanner, self._plans(plan), self.seed)
+        paths = write_tree(root, scanner, self._plans(plan), self.seed)
+        describe_dataset(root, "OMEGA", sorted({path.relative_to(root).parts[0] for path in paths}))
+        for path in paths:
+            describe_recording(path, scanner.array, scanner.stim, _SFREQ_HZ, 60.0)
+        return paths
 
     def recipe(self) -> dict[str, Any]:
         """What the files depend on, JSON-ready."""
-        code = code_digest(*(f"synthetic/{name}.py" for name in ("omega", "meg_sensors", "meg_sources", "meg_tree")))
+        code = code_digest(*(f"synthetic/{name}.py" for name in _FILES))
         return {"simulator": "omega", "seed": self.seed, "code": code}
 
     def _plans(self, size: TreeSize) -> list[SessionPlan]:

@@ -12,15 +12,16 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from numpy.random import Generator
 
 from brainlab.errors import InvalidValue
+from brainlab.io.cache import code_digest
 
-__all__ = ["CHANNELS", "SIZES", "Size", "write_recordings"]
+__all__ = ["CHANNELS", "SIZES", "SimulatedRecordings", "Size", "write_recordings"]
 
 CHANNELS = (
     *("Fp1", "Fp2", "F7", "F3", "Fz", "F4", "F8", "T7", "C3", "Cz", "C4", "T8"),
@@ -50,6 +51,29 @@ class Size:
 
 
 SIZES = {"tiny": Size(n_subjects=2, duration_s=40.0), "default": Size(n_subjects=3, duration_s=240.0)}
+
+
+@dataclass(frozen=True)
+class SimulatedRecordings:
+    """The simulated EEG of :func:`write_recordings` as an object that a configuration can name.
+
+    Args:
+        seed: same seed, same files.
+    """
+
+    seed: int = 0
+
+    def write(self, folder: Path | str, size: Literal["tiny", "default"] = "default") -> list[Path]:
+        """Write the recordings; their paths in order.
+
+        Raises:
+            InvalidValue: if ``size`` is unknown.
+        """
+        return write_recordings(folder, size, self.seed)
+
+    def recipe(self) -> dict[str, Any]:
+        """What the files depend on, JSON-ready."""
+        return {"simulator": "recordings", "seed": self.seed, "code": code_digest("synthetic/recordings.py")}
 
 
 def write_recordings(root: str | Path, size: Literal["tiny", "default"] = "default", seed: int = 0) -> list[Path]:
