@@ -47,6 +47,11 @@ def loaders(data):
     }
 
 
+def samples_of(batch):
+    """The recorded samples, under the name that the module's family has for them."""
+    return batch["eeg"] if "eeg" in batch else batch["signal"]
+
+
 def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a if isinstance(a[key], torch.Tensor))
 
@@ -84,15 +89,15 @@ def test_batches_are_finite_and_fit_the_shapes(name, cache):
     data = module(name, cache)
     for part, loader in loaders(data).items():
         for batch in loader:
-            eeg = batch["eeg"]
-            assert eeg.dtype == torch.float32
-            assert bool(torch.isfinite(eeg).all()), part
+            samples = samples_of(batch)
+            assert samples.dtype == torch.float32
+            assert bool(torch.isfinite(samples).all()), part
             if "n_channels" in data.shapes:
-                assert eeg.shape[1] == data.shapes["n_channels"]
+                assert samples.shape[1] == data.shapes["n_channels"]
 
 
 @pytest.mark.parametrize("name", DATA)
 def test_one_example_is_a_batch(name, cache):
     data = module(name, cache, batch_size=1)
     batch = next(iter(data.train_dataloader()))
-    assert batch["eeg"].shape[0] == 1
+    assert samples_of(batch).shape[0] == 1
