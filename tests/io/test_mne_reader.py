@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from brainlab.errors import InvalidFile, InvalidValue
-from brainlab.io.mne_reader import read_recording
+from brainlab.io.mne_reader import open_raw, read_recording
 
 
 @pytest.fixture
@@ -109,3 +109,70 @@ def test_eog_of_the_real_eeg_is_known_by_name(real_data_dir):
     recording = read_recording(real_data_dir / "eeg/eeglab/eeglab_data.set")
     assert [channel.name for channel in recording.channels if channel.kind == "eog"] == ["EOG1", "EOG2"]
     assert all(channel.position is not None for channel in recording.channels)
+
+
+def edf(path, names, rate=10, seconds=4):
+    """A minimal EDF of ramps in µV, written byte by byte."""
+    n = len(names)
+    columns = [
+        [name.ljust(16) for name in names], [" " * 80] * n, ["uV".ljust(8)] * n, ["-1000".ljust(8)] * n,
+        ["1000".ljust(8)] * n, ["-32768".ljust(8)] * n, ["32767".ljust(8)] * n, [" " * 80] * n,
+        [str(rate).ljust(8)] * n, [" " * 32] * n,
+    ]  # fmt: skip
+    head = f"{'0':<8}{'X':<80}{'X':<80}01.01.2401.00.00{256 * (n + 1):<8}{'':<44}{seconds:<8}{1:<8}{n:<4}"
+    body = np.arange(seconds * n * rate, dtype="<i2").tobytes()
+    path.write_bytes((head + "".join("".join(column) for column in columns)).encode("ascii") + body)
+    return path
+
+
+def test_one_name_for_two_sensors_is_one_sentence(tmp_path):
+    with pytest.raises(InvalidFile, match="every channel name once, found Cz repeatedly") as error:
+        open_raw(edf(tmp_path / "x.edf", ["Cz", "Pz", "Cz"]))
+    assert "\n" not in str(error.value)
+    raw, notes = open_raw(edf(tmp_path / "y.edf", ["Cz", "Pz", "EOG"]))
+    assert raw.get_channel_types() == ["eeg", "eeg", "eog"]
+    assert notes == []
+
+
+def test_what_mne_warns_of_is_a_note(tmp_path):
+    path = edf(tmp_path / "x.edf", ["Cz", "Pz"])
+    content = bytearray(path.read_bytes())
+    content[168:184] = b"99.99.9999.99.99"
+    path.write_bytes(content)
+    _, notes = open_raw(path)
+    assert any("date" in note.lower() for note in notes)
+
+
+def test_split_and_compressed_fif_are_whole(tmp_path):
+    data = np.random.default_rng(0).standard_normal((60, 20000)) * 1e-5
+    raw = mne.io.RawArray(data, mne.create_info(60, 1000.0, "eeg"), first_samp=100, verbose="ERROR")
+    raw.save(tmp_path / "a_raw.fif", split_size="3MB", buffer_size_sec=1, verbose="ERROR")
+    assert (tmp_path / "a_raw-1.fif").exists()
+    raw.save(tmp_path / "b_raw.fif.gz", verbose="ERROR")
+    for name in ("a_raw.fif", "b_raw.fif.gz"):
+        opened, _ = open_raw(tmp_path / name)
+        assert opened.n_times == 20000
+        np.testing.assert_allclose(opened.get_data(start=15000, stop=15010), data[:, 15000:15010], rtol=1e-6)
+    (tmp_path / "a_raw-1.fif").unlink()
+    with pytest.raises(InvalidFile, match=r"a_raw\.fif"):
+        open_raw(tmp_path / "a_raw.fif")
+
+
+def test_kinds_that_mne_does_not_know_are_one_sentence(fif):
+    with pytest.raises(InvalidValue, match="types"):
+        open_raw(fif[0], kinds={"GSR": "brain"})
+
+
+def test_folder_of_bti_is_told_by_its_config(tmp_path):
+    from brainlab.io.mne_reader import _bti_parts
+
+    for name in ("config", "c,rfDC", "hs_file"):
+        (tmp_path / name).write_bytes(b"x")
+    parts = (str(tmp_path / "c,rfDC"), str(tmp_path / "config"), str(tmp_path / "hs_file"))
+    assert _bti_parts(tmp_path) == _bti_parts(tmp_path / "c,rfDC") == parts
+    assert _bti_parts(tmp_path / "hs_file") is None
+    (tmp_path / "config").unlink()
+    assert _bti_parts(tmp_path) is None
+    with pytest.raises(InvalidFile) as error:
+        open_raw(tmp_path)
+    assert "\n" not in str(error.value)

@@ -127,7 +127,7 @@ def open_with_format(header: Header, name: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         corrected = Path(folder) / header.path.name
         corrected.write_text(_with_format(header, name), encoding="utf-8")
-        return mne.io.read_raw_brainvision(corrected, preload=False, verbose="ERROR")
+        return mne.io.read_raw_brainvision(corrected, preload=False, verbose="WARNING")
 
 
 def _bytes_per_sample(header: Header, name: str) -> int:

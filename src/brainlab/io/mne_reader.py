@@ -16,7 +16,7 @@ from brainlab.io.brainvision import open_with_format, read_header, true_format
 from brainlab.io.neuroscan import Neuroscan, is_neuroscan
 from brainlab.io.recording import Annotation, Channel, Event, Position, Recording
 
-__all__ = ["open_raw", "read_recording"]
+__all__ = ["annotations_of", "channel_of", "events_of", "open_raw", "read_recording"]
 
 # Formats without channel types call every sensor "eeg"; these names leave no doubt.
 _KIND_BY_NAME = (
@@ -24,6 +24,8 @@ _KIND_BY_NAME = (
     (re.compile(r"^(ecg|ekg)\W?\w*$", re.IGNORECASE), "ecg"),
     (re.compile(r"^emg\W?\w*$", re.IGNORECASE), "emg"),
 )
+# At ERROR, MNE would not even raise the warnings that become notes here.
+_HEARD = "WARNING"
 _MEG = ("mag", "grad", "ref_meg")
 
 
@@ -84,14 +86,14 @@ def read_recording(path: Path | str, *, kinds: Mapping[str, str] | None = None, 
     """
     path = Path(path)
     raw, notes = open_raw(path, kinds=kinds)
-    channels = tuple(_channel(raw, number) for number in range(len(raw.ch_names)))
+    channels = tuple(channel_of(raw, number) for number in range(len(raw.ch_names)))
     return Recording(
         read=_Samples(raw, path),
         n_samples=int(raw.n_times),
         sfreq_hz=float(raw.info["sfreq"]),
         channels=channels,
-        annotations=_annotations(raw),
-        events=_events(raw, path) if events and any(channel.kind == "stim" for channel in channels) else (),
+        annotations=annotations_of(raw),
+        events=events_of(raw, path) if events and any(channel.kind == "stim" for channel in channels) else (),
         meas_date=raw.info["meas_date"],
         provenance={
             "file": str(path),
@@ -148,10 +150,10 @@ def _read(path: Path, notes: list[str]) -> Any:
     if ending == ".cnt" and is_neuroscan(path):
         return _read_neuroscan(path, notes)
     if (bti := _bti_parts(path)) is not None:
-        return mne.io.read_raw_bti(*bti, rename_channels=False, preload=False, verbose="ERROR")
+        return mne.io.read_raw_bti(*bti, rename_channels=False, preload=False, verbose=_HEARD)
     if ending == ".raw" and path.is_file():
-        return mne.io.read_raw_egi(path, preload=False, verbose="ERROR")
-    return mne.io.read_raw(path, preload=False, verbose="ERROR")
+        return mne.io.read_raw_egi(path, preload=False, verbose=_HEARD)
+    return mne.io.read_raw(path, preload=False, verbose=_HEARD)
 
 
 def _read_brainvision(path: Path, notes: list[str]) -> Any:
@@ -164,14 +166,14 @@ def _read_brainvision(path: Path, notes: list[str]) -> Any:
         notes += [note] if note else []
         if name != header.format:
             return open_with_format(header, name)
-    return mne.io.read_raw_brainvision(path, preload=False, verbose="ERROR")
+    return mne.io.read_raw_brainvision(path, preload=False, verbose=_HEARD)
 
 
 def _read_neuroscan(path: Path, notes: list[str]) -> Any:
     import mne
 
     try:
-        return mne.io.read_raw_cnt(path, preload=False, verbose="ERROR")
+        return mne.io.read_raw_cnt(path, preload=False, verbose=_HEARD)
     except Exception as refusal:
         file = Neuroscan.open(path)
         notes += [f"MNE refuses the file ({_first_line(refusal)}), brainlab's own reader took it", *file.notes]
@@ -238,7 +240,8 @@ def _set_kinds(raw: Any, path: Path, kinds: Mapping[str, str]) -> None:
         ) from None
 
 
-def _channel(raw: Any, number: int) -> Channel:
+def channel_of(raw: Any, number: int) -> Channel:
+    """One channel of an MNE object: its kind, place (m), direction and SI unit."""
     import mne
     from mne.io.constants import FIFF
 
@@ -262,7 +265,8 @@ def _triple(values: np.ndarray) -> Position | None:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def _annotations(raw: Any) -> tuple[Annotation, ...]:
+def annotations_of(raw: Any) -> tuple[Annotation, ...]:
+    """The marks of an MNE object, onsets from its first sample."""
     # In an MNE object onsets count from the file's clock, which starts first_time before the first sample.
     return tuple(
         Annotation(float(onset - raw.first_time), float(duration), str(description))
@@ -272,7 +276,12 @@ def _annotations(raw: Any) -> tuple[Annotation, ...]:
     )
 
 
-def _events(raw: Any, path: Path) -> tuple[Event, ...]:
+def events_of(raw: Any, path: Path) -> tuple[Event, ...]:
+    """The codes on the trigger channels of an MNE object, at its rate and from its first sample.
+
+    Raises:
+        InvalidFile: if the channels cannot be read; ``path`` is named.
+    """
     import mne
 
     try:
