@@ -14,8 +14,7 @@ from brainlab.nn.rope import even_sections, rotate, rotation_table
 
 
 def positions(n: int) -> torch.Tensor:
-    grid = torch.cartesian_prod(torch.arange(n), torch.arange(3), torch.arange(2))
-    return grid
+    return torch.cartesian_prod(torch.arange(n), torch.arange(3), torch.arange(2))
 
 
 @pytest.fixture
