@@ -89,7 +89,8 @@ def true_format(header: Header, duration_s: float | None = None) -> tuple[str, s
     seen = _looks_like(header)
     if seen in (None, said) or (seen != "IEEE_FLOAT_32" != said and not fits[seen]):
         return said, None if fits[said] is not False else _length_note(header, size, duration_s)
-    if fits[seen] is not False and not fits[said]:
+    same_length = _bytes_per_sample(header, seen) == _bytes_per_sample(header, said)
+    if fits[seen] is not False and (same_length or not fits[said]):
         seconds = {name: size / _bytes_per_sample(header, name) / header.sfreq_hz for name in (said, seen)}
         sidecar = f"; the sidecar says {duration_s:g} s" if duration_s else ""
         return seen, (
