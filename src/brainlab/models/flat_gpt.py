@@ -181,7 +181,8 @@ class FlatGPT(nn.Module):
             x = torch.where(hidden.unsqueeze(-1), self.hidden(level).to(x.dtype), x)
         if site is not None and self.site is not None:
             x = x + self.site(site)
-        return self.enter(x.unflatten(1, (-1, self.group)).flatten(2))
+        # What the layers add up keeps the precision of the tables, also where matrix products do not.
+        return self.enter(x.unflatten(1, (-1, self.group)).flatten(2)).to(self.embedding.weight.dtype)
 
     def _sites(self, batch: int, n_frames: int, device: torch.device) -> Tensor | None:
         """The site of every token."""
