@@ -34,10 +34,11 @@ from brainlab.datasets.recordings import RecordingFile, companions
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.atomic import write_atomically
 from brainlab.io.cache import Cache, code_digest
+from brainlab.io.mne_reader import channel_of
 from brainlab.io.store import Store, StoreWriter
 from brainlab.prepare.steps.channels import Pick
 from brainlab.prepare.steps.checks import MissingSamples, Units
-from brainlab.prepare.steps.opening import channel_of, channels_of, open_session
+from brainlab.prepare.steps.opening import channels_of, open_session
 from brainlab.prepare.steps.session import Discarded, RawSession, Step, TrainingSpan, moved, recipe_of
 
 __all__ = ["MANIFEST", "manifest_table", "prepare_session", "prepare_store", "recipe_of_steps"]
@@ -257,7 +258,7 @@ def _refuse(
         hint += f"; every session's fate is in {kept}"
         if len(errors) == 1:
             (error,) = errors.values()
-            raise InvalidFile(
+            raise type(error)(
                 error.name, error.value, error.expected, where=", ".join(filter(None, (error.where, "data.root"))),
                 hint=f"{error.hint}; {hint}" if error.hint else hint,
             )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,9 +12,14 @@ from jaxtyping import Bool, Float
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.prepare.steps.session import DATA_KINDS, Discarded, RawSession
 
-__all__ = ["BadChannels", "Interpolate", "Pick", "ZeroBads", "unlike_the_others"]
+__all__ = ["BadChannels", "Interpolate", "Pick", "ZeroBads", "own_noise", "unlike_the_others"]
 
 _LISTED = 5
+_LEAST_CHANNELS = 8
+_NO_VARIANCE = 1e-8
+_QUIET = float(np.log(10))
+_LEAST_POINTS = 10
+_HEAD_CENTRE = (0.0, 0.0, 0.04)
 _NORMAL_MAD = 1.4826
 _LEAST_SPREAD = 0.05
 
@@ -57,8 +63,8 @@ def unlike_the_others(amplitude: Float[np.ndarray, " channel"], threshold: float
     """Channels whose amplitude is an outlier among channels of their kind.
 
     The logarithm of the amplitude is compared with the median, in robust standard deviations (1.4826 × median absolute
-    deviation, at least 5 %, so that very similar channels do not make each other outliers). A channel with less than a
-    thousandth of the median amplitude is flat.
+    deviation, at least 5 %, so that very similar channels do not make each other outliers). A quiet channel, which does
+    little harm, must also be below a tenth of the median; below a thousandth it is flat.
 
     Args:
         amplitude: ≥ 0, one per channel.
@@ -76,31 +82,61 @@ def unlike_the_others(amplitude: Float[np.ndarray, " channel"], threshold: float
     level = np.log(np.where(flat, 1.0, amplitude))
     centre = np.median(level[~flat])
     spread = max(_NORMAL_MAD * float(np.median(np.abs(level[~flat] - centre))), _LEAST_SPREAD)
-    return flat | (np.abs(level - centre) > threshold * spread)
+    return flat | (level - centre > threshold * spread) | (centre - level > max(threshold * spread, _QUIET))
+
+
+def own_noise(samples: Float[np.ndarray, "channel time"], width: int) -> Float[np.ndarray, " channel"]:
+    """Amplitude of what a channel shares with no other: of the residual when all others explain it linearly.
+
+    The residual of channel i is (Σ⁻¹x)ᵢ / (Σ⁻¹)ᵢᵢ for the covariance Σ, with the pseudo-inverse where channels depend
+    on each other exactly (average reference, interpolation). Fields of the brain and of the environment reach many
+    sensors and drop out. Its amplitude is the median over windows of the standard deviation; the covariance is that of
+    the calmer half of the windows, in which no channel has an artefact if possible.
+
+    Args:
+        samples: channels that vary, with at least ten times more samples than channels.
+        width: samples per window.
+    """
+    n_windows = samples.shape[1] // width
+    windows = samples[:, : n_windows * width].reshape(len(samples), n_windows, width)
+    power = windows.std(axis=2)
+    calm = np.argsort((power / np.median(power, axis=1, keepdims=True)).max(axis=0))[: max(1, (n_windows + 1) // 2)]
+    used = windows[:, calm].reshape(len(samples), -1)
+    spread = used.std(axis=1)
+    values, vectors = np.linalg.eigh(np.corrcoef(used))
+    kept = values > _NO_VARIANCE * values[-1]
+    precision = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
+    weights = precision / np.diag(precision)[:, None] * spread[:, None] / spread
+    return np.array([_amplitude(row @ samples, width) for row in weights])
 
 
 @dataclass(frozen=True)
 class BadChannels:
-    """Find channels that are flat or far louder or quieter than others of their kind.
+    """Find channels that are flat, far louder or quieter than others of their kind, or noisy by themselves.
 
     The amplitude of a channel is the median, over windows of the training span, of its standard deviation, so that
-    single artefacts do not make a channel bad. Channels that the file itself calls bad stay so.
+    single artefacts do not make a channel bad; the noise of its own is what :func:`own_noise` says. Channels that the
+    file itself calls bad, or that gradient compensation found flat, stay so.
 
     Args:
-        threshold: in robust standard deviations of the log amplitude, within each kind.
+        threshold: for the amplitude, in robust standard deviations of its logarithm within each kind.
+        noise_threshold: the same for a channel's own noise, where only more of it is bad; null does without.
         window_s: width of a window.
         max_share: a session with a larger share of bad channels is discarded.
         statistics: "training" looks at the training span only, "recording" at everything.
     """
 
     threshold: float = 5.0
+    noise_threshold: float | None = 3.5
     window_s: float = 2.0
     max_share: float = 0.1
-    statistics: str = "training"
+    statistics: Literal["training", "recording"] = "training"
 
     def __post_init__(self) -> None:
-        if not self.threshold > 0 or not self.window_s > 0:
-            raise InvalidValue("threshold, window_s", (self.threshold, self.window_s), "expected positive numbers")
+        for name in ("threshold", "noise_threshold", "window_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidValue(name, value, "expected a positive number", where="BadChannels")
         if not 0 <= self.max_share <= 1:
             raise InvalidValue("max_share", self.max_share, "expected 0 to 1", where="BadChannels")
         if self.statistics not in ("training", "recording"):
@@ -108,27 +144,42 @@ class BadChannels:
 
     def __call__(self, session: RawSession) -> None:
         start, stop = session.span(self.statistics)
-        width = max(2, min(round(self.window_s * session.sfreq_hz), stop - start))
         kinds, names = np.array(session.kinds), session.ch_names
-        found: list[str] = []
+        known = [name for name in session.raw.info["bads"] if name in names]
+        unlike: list[str] = []
+        noisy: list[str] = []
         for kind in DATA_KINDS:
             rows = np.flatnonzero(kinds == kind)
-            if not len(rows):
-                continue
-            amplitude = np.array([_amplitude(session.samples[row, start:stop], width) for row in rows.tolist()])
-            found += [names[row] for row in rows[unlike_the_others(amplitude, self.threshold)].tolist()]
-        known = [name for name in session.raw.info["bads"] if name in names]
-        bads = [name for name in names if name in {*known, *found}]
+            if len(rows):
+                bad = self._unlike(session, rows, start, stop)
+                unlike += [names[row] for row in rows[bad].tolist()]
+                good = np.array([row for row in rows[~bad].tolist() if names[row] not in known], dtype=int)
+                noisy += [names[row] for row in self._noisy(session, good, start, stop)]
+        bads = [name for name in names if name in {*known, *unlike, *noisy}]
         session.raw.info["bads"] = bads
         n_data = int(np.isin(kinds, DATA_KINDS).sum())
         n_bad = sum(kind in DATA_KINDS for name, kind in zip(names, kinds.tolist(), strict=True) if name in set(bads))
         share = n_bad / max(1, n_data)
-        session.note("BadChannels", bads=bads, marked_in_file=known, share=round(share, 4))
+        facts = {"bads": bads, "known": known, "unlike_the_others": unlike, "noisy": noisy, "share": round(share, 4)}
+        session.note("BadChannels", **facts)
         if share > self.max_share:
-            raise Discarded(
-                f"bad_channels: {n_bad} of {n_data}, more than {100 * self.max_share:g} %",
-                {"bads": bads, "share": round(share, 4)},
-            )
+            raise Discarded(f"bad_channels: {n_bad} of {n_data}, more than {100 * self.max_share:g} %", facts)
+
+    def _width(self, session: RawSession, n_samples: int) -> int:
+        return max(2, min(round(self.window_s * session.sfreq_hz), n_samples))
+
+    def _unlike(self, session: RawSession, rows: np.ndarray, start: int, stop: int) -> np.ndarray:
+        width = self._width(session, stop - start)
+        amplitude = np.array([_amplitude(session.samples[row, start:stop], width) for row in rows.tolist()])
+        return unlike_the_others(amplitude, self.threshold)
+
+    def _noisy(self, session: RawSession, rows: np.ndarray, start: int, stop: int) -> list[int]:
+        if self.noise_threshold is None or len(rows) < _LEAST_CHANNELS or stop - start < 10 * len(rows):
+            return []
+        level = np.log(own_noise(session.samples[rows, start:stop], self._width(session, stop - start)))
+        above = level - np.median(level)
+        spread = max(_NORMAL_MAD * float(np.median(np.abs(above))), _LEAST_SPREAD)
+        return [int(row) for row in rows[above > self.noise_threshold * spread]]
 
 
 def _amplitude(row: Float[np.ndarray, " time"], width: int) -> float:
@@ -138,36 +189,59 @@ def _amplitude(row: Float[np.ndarray, " time"], width: int) -> float:
 
 @dataclass(frozen=True)
 class Interpolate:
-    """Replace bad channels by what their neighbours say: spherical splines for EEG, a minimum-norm field for MEG."""
+    """Replace bad channels by what their neighbours say: spherical splines for EEG, a minimum-norm field for MEG.
+
+    Args:
+        missing: where sensors have no positions, "raise" ends in a sentence, "zero" sets the bad channels to zero
+            instead, with a warning; they stay listed as bad.
+    """
+
+    missing: Literal["raise", "zero"] = "raise"
+
+    def __post_init__(self) -> None:
+        if self.missing not in ("raise", "zero"):
+            raise InvalidValue("missing", self.missing, "expected raise or zero", where="Interpolate")
 
     def __call__(self, session: RawSession) -> None:
         bads = [name for name in session.raw.info["bads"] if name in session.ch_names]
         if not bads:
             session.note("Interpolate", channels=[])
             return
-        self._expect_positions(session, bads)
-        with session.listening():
-            session.raw.interpolate_bads(reset_bads=True, verbose="ERROR")
-        session.interpolated += bads
-        session.note("Interpolate", channels=bads)
-
-    def _expect_positions(self, session: RawSession, bads: list[str]) -> None:
-        kinds = {kind for name, kind in zip(session.ch_names, session.kinds, strict=True) if name in bads}
-        chs = session.raw.info["chs"]
-        unplaced = [
-            session.ch_names[row]
-            for row in session.rows(tuple(kinds))
-            if not np.isfinite(chs[row]["loc"][:3]).all() or not np.any(chs[row]["loc"][:3])
-        ]
+        unplaced = self._without_position(session, bads)
+        if unplaced and self.missing == "zero":
+            session.warn(f"bad channels {', '.join(bads)} are zero: sensors without positions cannot be interpolated")
+            ZeroBads()(session)
+            return
         if unplaced:
             more = f" and {len(unplaced) - _LISTED} more" if len(unplaced) > _LISTED else ""
             raise InvalidFile(
                 "positions", f"missing for {', '.join(unplaced[:_LISTED])}{more}",
                 f"expected the positions of all sensors to interpolate {', '.join(bads[:_LISTED])}",
                 where=session.source,
-                hint="data.steps.interpolate=null leaves bad channels as they are,"
-                " brainlab.prepare.steps.channels.ZeroBads sets them to zero",
+                hint="the step's missing=zero makes bad channels zero instead, data.steps.interpolate=null leaves them",
             )  # fmt: skip
+        origin = self._origin(session)
+        with session.listening():
+            session.raw.interpolate_bads(
+                reset_bads=True, origin="auto" if origin is None else origin, verbose="WARNING"
+            )
+        session.interpolated += bads
+        session.note("Interpolate", channels=bads, origin=None if origin is None else list(origin))
+
+    def _origin(self, session: RawSession) -> tuple[float, float, float] | None:
+        """Centre of the head where no digitised points of the head are in the file; None lets MNE fit it to them."""
+        from mne.io.constants import FIFF
+
+        head = (FIFF.FIFFV_POINT_EXTRA, FIFF.FIFFV_POINT_EEG)
+        if sum(point["kind"] in head for point in session.raw.info["dig"] or ()) >= _LEAST_POINTS:
+            return None
+        session.warn(f"the file holds no shape of the head: interpolation takes it to be centred at {_HEAD_CENTRE} m")
+        return _HEAD_CENTRE
+
+    def _without_position(self, session: RawSession, bads: list[str]) -> list[str]:
+        kinds = {kind for name, kind in zip(session.ch_names, session.kinds, strict=True) if name in bads}
+        places = {row: session.raw.info["chs"][row]["loc"][:3] for row in session.rows(tuple(kinds))}
+        return [session.ch_names[row] for row, at in places.items() if not np.isfinite(at).all() or not np.any(at)]
 
 
 @dataclass(frozen=True)

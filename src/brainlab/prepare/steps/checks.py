@@ -21,6 +21,7 @@ _UNITS = {
     "T/m": 1.0, "pT/m": 1e-12, "fT/m": 1e-15, "pT/cm": 1e-10, "fT/cm": 1e-13,
     "V": 1.0, "mV": 1e-3, "uV": 1e-6, "µV": 1e-6, "nV": 1e-9,
 }  # fmt: skip
+_USUAL = {"mag": "fT", "grad": "fT/cm", "eeg": "uV"}
 # Standard deviations in SI units that a recording of brains may have, unfiltered, uncompensated, with drifts.
 _PLAUSIBLE = {"mag": (1e-16, 1e-8, "T"), "grad": (1e-15, 1e-7, "T/m"), "eeg": (1e-8, 1e-2, "V")}
 
@@ -132,9 +133,8 @@ class Units:
                 raise InvalidFile(
                     f"{kind} amplitude", f"{typical:.3g} {unit}",
                     f"expected a standard deviation between {low:g} and {high:g} {unit}", where=session.source,
-                    hint=f"if the file holds {'µV' if kind == 'eeg' else 'fT'}, let a first step"
-                    f" brainlab.prepare.steps.checks.Units say {kind}={'uV' if kind == 'eeg' else 'fT'};"
-                    " check=false accepts any amplitude",
+                    hint=f"if the file holds {_USUAL[kind]}, let a first step brainlab.prepare.steps.checks.Units say"
+                    f" {kind}={_USUAL[kind]}; check=false accepts any amplitude",
                 )  # fmt: skip
 
 

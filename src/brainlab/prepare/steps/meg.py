@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.prepare.steps.session import RawSession
 
@@ -20,7 +22,7 @@ def _first_line(error: object) -> str:
 class GradientCompensation:
     """Synthetic gradiometers of a grade, from CTF's reference channels, which must still be there.
 
-    A file without compensation matrices is left as it is, with a warning.
+    A file without compensation matrices is left as it is, with a warning. Flat sensors are marked as bad.
 
     Args:
         grade: 0 (none) to 3.
@@ -35,13 +37,16 @@ class GradientCompensation:
     def __call__(self, session: RawSession) -> None:
         raw = session.raw
         before = raw.compensation_grade
-        if before == self.grade:
+        if before == self.grade or not raw.info["comps"]:
+            if session.system == "ctf275" and before != self.grade:
+                session.warn("no gradient compensation: the file holds no compensation matrices")
             session.note("GradientCompensation", grade=before, was=before)
             return
-        if not raw.info["comps"]:
-            session.warn("no gradient compensation: the file holds no compensation matrices")
-            session.note("GradientCompensation", grade=before, was=before)
-            return
+        # A dead sensor would get the references' signal and look alive from here on.
+        rows = session.rows(("mag",))
+        spread = session.samples[rows].std(axis=1)
+        dead = [session.ch_names[row] for row, one in zip(rows, spread, strict=True) if one < 1e-3 * np.median(spread)]
+        raw.info["bads"] = [*raw.info["bads"], *(name for name in dead if name not in raw.info["bads"])]
         try:
             raw.apply_gradient_compensation(self.grade, verbose="ERROR")
         except ValueError as error:
@@ -50,7 +55,7 @@ class GradientCompensation:
                 f"expected its matrices and reference channels ({_first_line(error)})", where=session.source,
                 hint="the step must come before Pick, which drops the reference channels",
             ) from error  # fmt: skip
-        session.note("GradientCompensation", grade=self.grade, was=before)
+        session.note("GradientCompensation", grade=self.grade, was=before, flat=dead)
 
 
 @dataclass(frozen=True)

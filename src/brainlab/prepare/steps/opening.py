@@ -7,16 +7,11 @@ from typing import Any
 
 from brainlab.datasets.recordings import RecordingFile, channel_kind
 from brainlab.errors import InvalidFile
-from brainlab.io import mne_reader
-from brainlab.io.mne_reader import open_raw
+from brainlab.io.mne_reader import annotations_of, channel_of, events_of, open_raw
 from brainlab.io.recording import Channel
 from brainlab.prepare.steps.session import RawSession, Step, TrainingSpan
 
 __all__ = ["channels_of", "open_session", "system_of"]
-
-annotations_of = getattr(mne_reader, "annotations_of", None) or mne_reader._annotations
-channel_of = getattr(mne_reader, "channel_of", None) or mne_reader._channel
-events_of = getattr(mne_reader, "events_of", None) or mne_reader._events
 
 # FIFF coil types of the sensors that make a system.
 _COILS = (

@@ -1,0 +1,317 @@
+"""Which channels are kept, found bad and repaired; missing samples, wrong units, trigger codes, compensation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mne
+import numpy as np
+import pytest
+
+from brainlab.datasets.recordings import RecordingFile
+from brainlab.errors import InvalidFile, InvalidValue
+from brainlab.io.recording import Annotation, Event
+from brainlab.prepare.steps.channels import BadChannels, Interpolate, Pick, ZeroBads, own_noise, unlike_the_others
+from brainlab.prepare.steps.checks import MissingSamples, Statistics, Units
+from brainlab.prepare.steps.events import FindEvents
+from brainlab.prepare.steps.meg import GradientCompensation, Maxwell
+from brainlab.prepare.steps.opening import open_session, system_of
+from brainlab.prepare.steps.session import Discarded, RawSession
+
+FILE = RecordingFile(Path("a.fif"), "a", "d", "s", "a")
+NAMES = ["Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8"]
+
+
+def eeg(n_samples: int = 2000, sfreq_hz: float = 100.0, placed: bool = False, **facts: Any) -> RawSession:
+    samples = np.random.default_rng(0).normal(0, 2e-5, (len(NAMES), n_samples))
+    raw = mne.io.RawArray(samples, mne.create_info(NAMES, sfreq_hz, "eeg", verbose="ERROR"), verbose="ERROR")
+    if placed:
+        raw.set_montage("standard_1020", verbose="ERROR")
+    return RawSession(raw, FILE, **facts)
+
+
+def mixed() -> RawSession:
+    kinds = ["mag", "grad", "ref_meg", "stim", "eeg"]
+    raw = mne.io.RawArray(np.ones((5, 10)), mne.create_info(["M", "G", "R", "S", "E"], 10.0, kinds), verbose="ERROR")
+    return RawSession(raw, FILE)
+
+
+def test_channels_are_kept_by_kind_and_the_others_noted():
+    one = mixed()
+    Pick(("meg",), exclude=["G"])(one)
+    assert one.ch_names == ["M"]
+    assert one.dropped == {"G": "grad", "R": "ref_meg", "S": "stim", "E": "eeg"}
+
+
+def test_a_recording_without_such_channels_is_refused_with_what_it_holds():
+    with pytest.raises(InvalidFile, match=r"channels=eeg, grad, mag, ref_meg, stim: expected .* type seeg \(a\.fif\)"):
+        Pick("seeg")(mixed())
+
+
+def test_outliers_are_judged_on_a_logarithmic_scale():
+    rng = np.random.default_rng(0)
+    amplitude = np.exp(rng.normal(0, 0.3, 50))
+    assert not unlike_the_others(amplitude, 5).any()
+    amplitude[[3, 7, 9]] = 30.0, 0.01, 0.0
+    assert np.flatnonzero(unlike_the_others(amplitude, 5)).tolist() == [3, 7, 9]
+    assert unlike_the_others(np.zeros(3), 5).all()
+    assert unlike_the_others(np.array([1.0, 1.0, 1.01, 1.0]), 5).tolist() == [False] * 4
+
+
+def test_flat_and_noisy_channels_are_bad_and_a_burst_on_one_is_not():
+    one = eeg()
+    one.samples[2] *= 20
+    one.samples[5] = 1e-5
+    one.samples[7, 500:600] *= 100
+    BadChannels(max_share=0.2)(one)
+    assert one.raw.info["bads"] == ["F3", "C4"]
+
+
+def shared(n_channels: int, n_samples: int, seed: int = 0) -> np.ndarray:
+    """Five sources of unit size that reach every channel, and noise of a tenth."""
+    rng = np.random.default_rng(seed)
+    field = rng.standard_normal((n_channels, 5)) @ rng.standard_normal((5, n_samples))
+    return field + 0.1 * rng.standard_normal((n_channels, n_samples))
+
+
+def test_the_noise_of_a_channel_s_own_is_what_no_other_explains():
+    samples = shared(30, 20_000)
+    samples[4] += rng_noise(20_000)
+    found = own_noise(samples, 200)
+    assert found[4] == pytest.approx(1.0, rel=0.1)
+    assert np.delete(found, 4).mean() == pytest.approx(0.1, rel=0.15)
+    referenced = own_noise(samples - samples.mean(axis=0), 200)
+    assert referenced.argmax() == 4
+    assert referenced[4] > 5 * np.median(referenced)
+
+
+def rng_noise(n_samples: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(n_samples)
+
+
+def test_a_channel_that_is_noisy_by_itself_is_bad_though_it_is_no_louder():
+    one = eeg(n_samples=5000)
+    one.samples[:] = 1e-5 * shared(len(NAMES), 5000)
+    one.samples[6] = 1e-5 * (one.samples[6] * 1e5 + rng_noise(5000))
+    BadChannels()(one)
+    assert one.raw.info["bads"] == ["P3"]
+    one.raw.info["bads"] = []
+    BadChannels(noise_threshold=None)(one)
+    assert one.raw.info["bads"] == []
+
+
+def test_a_dead_sensor_is_found_before_compensation_gives_it_the_references_signal(real_data_dir):
+    file = RecordingFile(real_data_dir / "meg" / "test_ctf_comp_raw.fif", "ctf", "d", "s", "ctf")
+    one = open_session(file, {})
+    GradientCompensation(0)(one)
+    row = one.rows(("mag",))[7]
+    one.samples[row] = 0
+    GradientCompensation(3)(one)
+    assert one.raw.info["bads"] == one.facts[-1]["flat"] == [one.ch_names[row]]
+    assert one.samples[row].std() > 0
+
+
+def test_channels_are_compared_with_their_own_kind():
+    rng = np.random.default_rng(0)
+    samples = np.concatenate([rng.normal(0, 1e-12, (6, 600)), rng.normal(0, 1e-11, (6, 600))])
+    info = mne.create_info(12, 100.0, ["mag"] * 6 + ["grad"] * 6, verbose="ERROR")
+    one = RawSession(mne.io.RawArray(samples, info, verbose="ERROR"), FILE)
+    BadChannels()(one)
+    assert one.raw.info["bads"] == []
+
+
+def test_what_happens_after_the_training_span_makes_no_channel_bad():
+    def early(file: RecordingFile, n_samples: int, sfreq_hz: float) -> tuple[int, int]:
+        return 0, 1000
+
+    one = eeg(training_span=early)
+    one.samples[2, 1000:] *= 100
+    BadChannels()(one)
+    assert one.raw.info["bads"] == []
+    BadChannels(statistics="recording")(one)
+    assert one.raw.info["bads"] == ["F3"]
+
+
+def test_too_many_bad_channels_discard_the_session_and_marked_ones_count():
+    one = eeg()
+    one.raw.info["bads"] = ["Fp1"]
+    one.samples[2] = 0
+    with pytest.raises(Discarded) as caught:
+        BadChannels()(one)
+    assert caught.value.reason == "bad_channels: 2 of 12, more than 10 %"
+    assert caught.value.facts["bads"] == ["Fp1", "F3"]
+    assert caught.value.facts["share"] == 0.1667
+
+
+def test_a_session_of_flat_channels_only_is_all_bad():
+    one = eeg()
+    one.samples[:] = 0
+    with pytest.raises(Discarded, match="12 of 12"):
+        BadChannels()(one)
+
+
+def test_interpolation_is_mne_s_and_says_which_channels_it_made():
+    one = eeg(placed=True)
+    one.raw.info["bads"] = ["C3"]
+    expected = one.raw.copy().interpolate_bads(verbose="ERROR").get_data()
+    Interpolate()(one)
+    np.testing.assert_array_equal(one.samples, expected)
+    assert (one.interpolated, one.raw.info["bads"]) == (["C3"], [])
+
+
+def test_interpolation_without_positions_is_one_sentence():
+    one = eeg()
+    one.raw.info["bads"] = ["C3"]
+    with pytest.raises(InvalidFile, match=r"positions=missing for Fp1.*expected .*interpolate C3 \(a\.fif\)\. Hint:"):
+        Interpolate()(one)
+
+
+def test_bad_channels_without_positions_can_be_zeroed_with_a_warning():
+    one = eeg()
+    one.raw.info["bads"] = ["C3"]
+    Interpolate("zero")(one)
+    assert not one.samples[4].any()
+    assert one.raw.info["bads"] == ["C3"]
+    assert one.warnings == ["bad channels C3 are zero: sensors without positions cannot be interpolated"]
+
+
+def test_without_bad_channels_no_position_is_needed():
+    one = eeg()
+    Interpolate()(one)
+    assert one.interpolated == []
+
+
+def test_a_bad_sensor_of_a_ctf_helmet_is_interpolated_after_its_references_are_gone(real_data_dir):
+    file = RecordingFile(real_data_dir / "meg" / "test_ctf_comp_raw.fif", "ctf", "d", "s", "ctf")
+    one = open_session(file, {})
+    GradientCompensation(1)(one)
+    Pick()(one)
+    one.raw.pick(one.ch_names[:40])  # MNE takes seconds for the whole helmet
+    row = 20
+    truth = one.samples[row].copy()
+    one.samples[row] = 0
+    one.raw.info["bads"] = [one.ch_names[row]]
+    Interpolate()(one)
+    assert np.corrcoef(truth, one.samples[row])[0, 1] > 0.9
+    assert one.warnings == [
+        "the file holds no shape of the head: interpolation takes it to be centred at (0.0, 0.0, 0.04) m"
+    ]
+    assert one.system == "ctf275"
+    assert one.facts[0] == {"step": "GradientCompensation", "grade": 1, "was": 3, "flat": []}
+
+
+def test_bad_channels_become_zero_and_stay_bad():
+    one = eeg()
+    one.raw.info["bads"] = ["C3"]
+    ZeroBads()(one)
+    assert not one.samples[4].any()
+    assert one.samples[3].any()
+    assert one.raw.info["bads"] == ["C3"]
+
+
+def test_missing_samples_name_channel_and_time():
+    one = eeg()
+    one.samples[3, 250:300] = np.nan
+    with pytest.raises(InvalidFile, match=r"samples=nan: .*channel F4 has none from 2.5 to 3 s \(a\.fif\)\. Hint:"):
+        MissingSamples()(one)
+
+
+def test_marked_missing_samples_are_bridged_and_avoided():
+    one = eeg()
+    one.samples[3, 250:300] = np.nan
+    one.samples[3, [249, 300]] = 1e-5, 3e-5
+    one.samples[8, 100:] = np.inf
+    MissingSamples("mark")(one)
+    assert np.isfinite(one.samples).all()
+    assert one.samples[3, 275] == pytest.approx(1e-5 + 2e-5 * 26 / 51)
+    assert one.annotations == [Annotation(2.5, 0.5, "BAD_missing")]
+    assert one.raw.info["bads"] == ["O1"]
+    assert not one.samples[8].any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "amplitude", "unit", "said"),
+    [("mag", 200.0, "fT", "mag=fT"), ("eeg", 30.0, "uV", "eeg=uV"), ("grad", 3000.0, "fT/cm", "grad=fT/cm")],
+)
+def test_units_that_cannot_be_right_are_refused_and_can_be_given(kind, amplitude, unit, said):
+    samples = np.random.default_rng(0).normal(0, amplitude, (4, 1000))
+    raw = mne.io.RawArray(samples.copy(), mne.create_info(4, 100.0, kind, verbose="ERROR"), verbose="ERROR")
+    with pytest.raises(InvalidFile, match=rf"{kind} amplitude=.*\(a\.fif\)\. Hint: .*Units.* {said}"):
+        Units()(RawSession(raw.copy(), FILE))
+    Units(check=False)(RawSession(raw.copy(), FILE))
+    one = RawSession(raw, FILE)
+    Units(**{kind: unit})(one)
+    assert one.samples.std() < 1e-3
+    np.testing.assert_allclose(one.samples, samples * {"fT": 1e-15, "uV": 1e-6, "fT/cm": 1e-13}[unit])
+
+
+def test_offsets_drifts_and_flat_channels_are_no_wrong_units():
+    one = eeg()
+    one.samples[:] += 0.3 + np.linspace(0, 1e-3, 2000)
+    one.samples[0] = 0
+    Units()(one)
+    one.samples[:] = 0.25
+    with pytest.raises(InvalidFile, match="all are flat"):
+        Units()(one)
+
+
+def test_an_unknown_unit_is_refused():
+    with pytest.raises(InvalidValue, match=r"eeg=fT: expected one of V, mV"):
+        Units(eeg="fT")
+
+
+def test_session_statistics_are_noted_and_judge():
+    one = eeg(n_samples=4)
+    one.samples[:] = [0.0, 1.0, 2.0, 2.0]
+    Statistics(edge_range=0.1)(one)
+    assert one.facts[-1]["edge_pct"] == 75.0
+    assert one.facts[-1]["mean"] == 1.25
+    with pytest.raises(Discarded, match="edge_pct 75 is beyond 50"):
+        Statistics(max_edge_pct=50)(one)
+    with pytest.raises(Discarded, match="is beyond 1"):
+        Statistics(min_std=1.0)(one)
+
+
+def test_trigger_codes_are_counted_from_the_first_sample_whatever_the_clock(tmp_path):
+    samples = np.zeros((2, 1000))
+    samples[0] = np.random.default_rng(0).normal(0, 1e-5, 1000)
+    samples[1, 200:210] = 7
+    samples[1, 500:502] = 3
+    info = mne.create_info(["Cz", "UPPT001"], 100.0, ["eeg", "stim"], verbose="ERROR")
+    raw = mne.io.RawArray(samples, info, first_samp=5000, verbose="ERROR")
+    raw.set_annotations(mne.Annotations([1.5], [0.5], ["late"]))
+    raw.save(tmp_path / "a_raw.fif", verbose="ERROR")
+    one = open_session(RecordingFile(tmp_path / "a_raw.fif", "a", "d", "s", "a"), {})
+    assert one.raw.first_samp == 5000
+    assert one.events == (Event(200, 7), Event(500, 3))
+    assert [(note.onset_s, note.description) for note in one.annotations] == [(1.5, "late")]
+    FindEvents(["STI101", "UPPT001"], min_duration_s=0.05)(one)
+    assert one.events == (Event(200, 7),)
+    FindEvents(["nothing"])(eeg())
+
+
+def test_systems_are_told_apart_by_their_coils(real_data_dir):
+    assert system_of(eeg().raw) == "eeg"
+    kit = open_session(RecordingFile(real_data_dir / "meg" / "kit_test.sqd", "kit", "d", "s", "kit"), {})
+    assert kit.system == "kit"
+
+
+def test_maxwell_filtering_is_refused_where_it_has_no_meaning(tmp_path):
+    with pytest.raises(InvalidFile, match=r"system=.*expected Elekta/MEGIN.*a\.fif.*Hint: data\.steps\.maxwell=null"):
+        Maxwell()(eeg())
+    with pytest.raises(InvalidFile, match=r"calibration=.*expected an existing file"):
+        Maxwell(calibration=str(tmp_path / "none.dat"))
+
+
+def test_compensation_needs_its_matrices_and_is_remarked_where_there_are_none(real_data_dir):
+    one = eeg()
+    GradientCompensation()(one)
+    assert one.warnings == []
+    file = RecordingFile(real_data_dir / "meg" / "test_ctf_comp_raw.fif", "ctf", "d", "s", "ctf")
+    late = open_session(file, {})
+    Pick()(late)
+    GradientCompensation(0)(late)
+    assert late.warnings == ["no gradient compensation: the file holds no compensation matrices"] or late.facts
+    with pytest.raises(InvalidValue, match="grade=5"):
+        GradientCompensation(5)
