@@ -48,8 +48,6 @@ def test_kinds_and_bads_come_from_the_channel_table(bids):
     assert raw.get_channel_types() == ["eeg", "eeg", "eog", "stim"]
     assert raw.info["bads"] == ["Pz"]
     np.testing.assert_allclose(raw.get_data(), data, rtol=1e-6)
-    assert any("X1 (eog)" in note for note in notes)
-    assert any("bad Pz" in note for note in notes)
     assert any("lacks: No" in note for note in notes)
     assert read_recording(path, events=False).provenance["bads"] == ["Pz"]
 
@@ -78,7 +76,6 @@ def test_events_replace_the_files_own_marks_and_count_from_the_first_sample(bids
     expected = [(0.25, 0.5, "7"), (1.0, 0.0, "go"), (2.0, 0.5, "BAD_jump"), (3.5, 0.0, "event")]
     assert [(round(a, 6), round(b, 6), text) for a, b, text in marks] == expected
     assert raw.first_samp == 50
-    assert any("3 events, 1 marks give way" in note for note in notes)
     assert any("2 rows" in note for note in notes)
 
 
@@ -116,7 +113,7 @@ def test_positions_come_from_the_electrode_table_in_head_coordinates(bids, syste
     recording = read_recording(path)
     np.testing.assert_allclose(recording.channels[0].position, place, atol=1e-6)
     assert recording.channels[1].position is None
-    assert any("positions of 1 channels" in note for note in recording.provenance["notes"])
+    assert recording.provenance["notes"] == []
 
 
 def test_positions_that_cannot_be_right_are_left_out_with_a_note(bids):

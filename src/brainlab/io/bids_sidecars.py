@@ -46,7 +46,7 @@ def apply_sidecars(raw: Any, path: Path) -> list[str]:
     ``_events.tsv`` replace the file's own marks, apart from those that start with "bad" or "edge".
 
     Returns:
-        one note for each thing changed or found to disagree.
+        one note for each thing that disagrees or could not be used.
 
     Raises:
         InvalidFile: if a table cannot be read.
@@ -156,10 +156,8 @@ def _channels(raw: Any, path: Path) -> list[str]:
     notes = []
     if kinds:
         raw.set_channel_types(kinds, on_unit_change="ignore", verbose="ERROR")
-        notes.append(f"{file.name} gives the kind of {_listed([f'{name} ({kind})' for name, kind in kinds.items()])}")
     if bads:
         raw.info["bads"] = list(dict.fromkeys([*raw.info["bads"], *bads]))
-        notes.append(f"{file.name} marks as bad {_listed(bads)}")
     if unknown:
         notes.append(f"{file.name} names channels that the file lacks: {_listed(unknown)}")
     if units:
@@ -218,7 +216,7 @@ def _electrodes(raw: Any, path: Path) -> list[str]:
     else:
         return [f"{frame.name} names the coordinate system {system or 'n/a'} without landmarks; positions are left out"]
     raw.set_montage(montage, on_missing="ignore", verbose="ERROR")
-    return [f"{file.name} gives the positions of {len(places)} channels"]
+    return []
 
 
 def _landmarks(facts: dict[str, Any]) -> dict[str, np.ndarray] | None:
@@ -259,15 +257,9 @@ def _events(raw: Any, path: Path) -> list[str]:
     onsets += [mark["onset"] - raw.first_time for mark in kept]
     durations += [mark["duration"] for mark in kept]
     names += [mark["description"] for mark in kept]
-    replaced = len(raw.annotations) - len(kept)
     # Onsets without an origin count from the first sample, as BIDS's do.
     raw.set_annotations(mne.Annotations(onsets, durations, names), verbose="ERROR")
-    notes = [
-        f"{file.name} gives {len(names) - len(kept)} events" + (f", {replaced} marks give way" if replaced else "")
-    ]
-    if dropped:
-        notes.append(f"{dropped} rows of {file.name} have no onset inside the recording and are left out")
-    return notes
+    return [f"{dropped} rows of {file.name} have no onset inside the recording and are left out"] if dropped else []
 
 
 def _number(text: str | None) -> float | None:
