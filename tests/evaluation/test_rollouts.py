@@ -1,0 +1,406 @@
+"""Rollouts: who is nearer to what, honestly, with planted recordings whose sessions differ."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import lfilter
+
+from brainlab.errors import InvalidValue, ShapeMismatch
+from brainlab.evaluation.rollout_divergence import kinds_and_owners
+from brainlab.evaluation.rollout_generation import continue_contexts, load_rollouts, read_places
+from brainlab.evaluation.rollouts import Rollouts
+from brainlab.evaluation.session_sampler import Place
+from brainlab.models.var_baseline import SeasonalNaive, VectorAutoregression
+from brainlab.nn.sampling import Sampler
+
+SFREQ = 100.0
+
+
+def session_signal(number: int, n_time: int, step_hz: float = 3.0, n_channels: int = 4, seed: int = 0) -> np.ndarray:
+    """(channel, time) float32: resonances at a frequency of the session's own, mixed in its own way."""
+    rng = np.random.default_rng([seed, number])
+    frequency = 2 * np.pi * (6.0 + step_hz * number) / SFREQ
+    poles = [1.0, -2 * 0.96 * np.cos(frequency), 0.96**2]
+    sources = lfilter([1.0], poles, rng.standard_normal((n_channels, n_time + 200)))[:, 200:]
+    mixing = np.eye(n_channels) + 0.8 * rng.standard_normal((n_channels, n_channels))
+    mixed = mixing @ sources
+    return (mixed / mixed.std()).astype(np.float32)
+
+
+class Recordings:
+    """A data module in memory: train sessions first, the rest are tested."""
+
+    source = "synthetic"
+    sfreq_hz = SFREQ
+    tokenizer: Any = None
+
+    def __init__(
+        self,
+        n_train: int = 3,
+        n_test: int = 4,
+        seconds: float = 40.0,
+        step_hz: float = 3.0,
+        absent: dict[int, list[int]] | None = None,
+    ):
+        n, length = n_train + n_test, round(seconds * SFREQ)
+        self.signals = [session_signal(number, length, step_hz) for number in range(n)]
+        self.masks = [np.ones(4, dtype=bool) for _ in range(n)]
+        for number, rows in (absent or {}).items():
+            self.masks[number][rows] = False
+            self.signals[number][rows] = 0.0
+        rows = [(number, 0, length) for number in range(n)]
+        self.stretches = {part: np.array(some, dtype=np.int64).reshape(-1, 3) for part, some in
+                          (("train", rows[:n_train]), ("val", []), ("test", rows[n_train:]))}  # fmt: skip
+        self.ch_names = ["A", "B", "C", "D"]
+
+    def session(self, number: int) -> Any:
+        return SimpleNamespace(
+            name=f"sub-{number:02d}", attrs={"dataset": "toy", "task": "rest", "subject": str(number)}
+        )
+
+    def signal(self, session: int, start: int, length: int) -> np.ndarray:
+        return self.signals[session][:, start : start + length]
+
+    def present(self, session: int) -> np.ndarray:
+        return self.masks[session]
+
+    def training_signals(self, max_s: float | None = None):
+        for session, start, stop in self.stretches["train"].tolist():
+            yield session, self.signal(session, start, stop - start)
+
+
+class Task(torch.nn.Module):
+    """Whatever continues contexts, as a task."""
+
+    def __init__(self, forecast: Any) -> None:
+        super().__init__()
+        self._forecast = forecast
+
+    def forecaster(self, data: Any) -> Any:
+        return SimpleNamespace(forecast=self._forecast)
+
+
+def oracle(data: Recordings) -> Task:
+    """Continues a context with an equally long, later or earlier piece of the same session."""
+
+    def forecast(context: torch.Tensor, steps: int, sampler: Any, generator: Any = None) -> torch.Tensor:
+        found = []
+        for row in context.numpy():
+            for signal in data.signals:
+                same = np.flatnonzero(signal[0, : signal.shape[1] - row.shape[1]] == row[0, 0])
+                if len(same) and np.array_equal(signal[:, same[0] : same[0] + 10], row[:, :10]):
+                    elsewhere = (same[0] + 2 * row.shape[1]) % (signal.shape[1] - steps)
+                    found.append(signal[:, elsewhere : elsewhere + steps])
+                    break
+        return torch.from_numpy(np.stack(found))
+
+    return Task(forecast)
+
+
+def noise(context: torch.Tensor, steps: int, sampler: Any, generator: Any = None) -> torch.Tensor:
+    return torch.randn(*context.shape[:2], steps, generator=generator)
+
+
+def protocol(**settings: Any) -> Rollouts:
+    plain = {
+        "context_s": 4.0, "total_s": 10.0, "n_contexts": 8, "n_bootstrap": 100, "n_partners": 2, "window_s": 2.0,
+        "sampler": Sampler(), "baselines": {"var": functools.partial(VectorAutoregression, order=4)},
+        "prefixes_s": [2.0, 4.0],
+    }  # fmt: skip
+    return Rollouts(**{**plain, **settings})
+
+
+@pytest.fixture(autouse=True)
+def few_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of the time and are looked at where they are the question."""
+    if "figure" not in request.node.name:
+        monkeypatch.setattr("brainlab.evaluation.rollouts.draw_figures", lambda *args, **kwargs: [])
+
+
+@pytest.fixture(scope="module")
+def data() -> Recordings:
+    return Recordings()
+
+
+@pytest.fixture(scope="module")
+def judged(data: Recordings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    out = tmp_path_factory.mktemp("run")
+    return protocol()(oracle(data), data, out), out
+
+
+def test_a_forecaster_that_knows_the_session_beats_swaps_and_the_pooled_baseline(judged: tuple[Any, Path]) -> None:
+    found, _ = judged
+    assert found.headline == "psd_distance"
+    for short in ("psd", "covariance"):
+        own = found.metric(f"{short}_distance")
+        assert own.low <= own.value <= own.high < own.control
+        assert own.value < own.chance
+        for line in ("target_swap", "prompt_swap", "var"):
+            gain = found.metric(f"{short}_gain_over_{line}")
+            assert gain.low > 0, line
+            assert gain.value == pytest.approx(
+                np.median(np.array(_values(judged[1], line, short)) - np.array(_values(judged[1], "correct", short)))
+            )
+    assert any("closer to their own session's real continuation" in note for note in found.notes)
+
+
+def _values(out: Path, line: str, short: str) -> list[float]:
+    content = json.loads((out / "rollouts" / "divergence.json").read_text())
+    return content["lines"][line][{"psd": "psd_jsd"}.get(short, short)][-1]
+
+
+def test_noise_is_not_closer_to_its_own_continuation_and_the_notes_say_so(tmp_path: Path) -> None:
+    found = protocol()(Task(noise), Recordings(step_hz=0.0), tmp_path)
+    assert found.metric("psd_gain_over_target_swap").low <= 0
+    assert found.metric("psd_gain_over_var").high < 0
+    assert any("not distinguishably closer" in note for note in found.notes)
+    assert any("PSD: the model is farther than the baseline var" in note for note in found.notes)
+    assert found.metric("outside_real_range").value > found.metric("outside_real_range_var").value
+
+
+def test_report_has_every_panel_and_file(judged: tuple[Any, Path]) -> None:
+    found, out = judged
+    assert [figure.name for figure in found.figures] == [
+        "divergence", "distances", "effects", "psd", "covariance", "coherence", "traces", "stft", "windows",
+    ]  # fmt: skip
+    for figure in found.figures:
+        assert figure.path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert figure.path.parent == out / "figures"
+    names = {path.name for path in (out / "rollouts").iterdir()}
+    assert names == {
+        "contexts.json",
+        "divergence.json",
+        "statistics.json",
+        "windows.json",
+        "rollouts.npz",
+        "rollouts.json",
+    }
+    table = next(table for table in found.tables if table.name == "distances")
+    assert len(table.rows) == 36
+    statistics = json.loads((out / "rollouts" / "statistics.json").read_text())["controls"]["target_swap"]["psd_jsd"]
+    assert [record["prefix_s"] for record in statistics] == [2.0, 4.0, 6.0]
+
+
+def test_saved_signals_are_those_that_were_judged(judged: tuple[Any, Path], data: Recordings) -> None:
+    arrays, facts = load_rollouts(judged[1] / "rollouts")
+    assert set(arrays) == {"context", "target", "present", "generated_model", "generated_var"}
+    assert arrays["target"].shape == (8, 4, 600)
+    for row, place in enumerate(facts["contexts"]):
+        whole = np.concatenate([arrays["context"][row], arrays["target"][row]], axis=1)
+        assert np.array_equal(whole, data.signal(place["session"], place["start"], 1000))
+    assert facts["data_source"] == "synthetic"
+
+
+def test_rollouts_are_paired_and_repeat_with_their_seed(
+    data: Recordings, judged: tuple[Any, Path], tmp_path: Path
+) -> None:
+    """The baseline continues the model's contexts, and its rollouts do not depend on which model was judged."""
+    protocol()(Task(noise), data, tmp_path)
+    again, first = (load_rollouts(out / "rollouts")[0] for out in (tmp_path, judged[1]))
+    assert np.array_equal(again["context"], first["context"])
+    assert np.array_equal(again["generated_var"], first["generated_var"])
+
+
+def test_a_model_that_is_its_own_baseline_gains_nothing(data: Recordings, tmp_path: Path) -> None:
+    model = VectorAutoregression(4, order=4).fit(signal for _, signal in data.training_signals())
+    found = protocol()(Task(model.forecast), data, tmp_path)
+    for short in ("psd", "covariance"):
+        assert found.metric(f"{short}_gain_over_var").value == 0.0
+        assert found.metric(f"{short}_distance").value == found.metric(f"{short}_var").value
+
+
+def test_one_session_swaps_with_its_own_other_stretches_and_says_so(tmp_path: Path) -> None:
+    data = Recordings(n_train=1, n_test=1, seconds=60.0)
+    found = protocol()(oracle(data), data, tmp_path)
+    assert found.details["sessions"] == 1
+    assert found.details["contexts"] == 6
+    assert any("other stretches of the same session" in note for note in found.notes)
+    assert found.metric("psd_target_swap").n == 6
+
+
+def test_contexts_of_several_sessions_never_swap_within_a_session() -> None:
+    places = [Place(session, start, dataset="d") for session in (1, 2) for start in (0, 100)]
+    kinds, owners = kinds_and_owners([*places, Place(3, 0, dataset="e"), Place(3, 50, dataset="e")])
+    assert kinds[0] == ("d", "")
+    assert owners == [1, 1, 2, 2, (3, 4), (3, 5)]
+
+
+def test_a_single_context_is_compared_without_controls(tmp_path: Path) -> None:
+    data = Recordings(n_train=1, n_test=1, seconds=12.0)
+    found = protocol()(oracle(data), data, tmp_path)
+    assert found.details["contexts"] == 1
+    assert found.metric("psd_distance").control is None
+    assert any("at least 2" in note for note in found.notes)
+
+
+def test_short_recordings_shorten_everything_and_say_so(tmp_path: Path) -> None:
+    data = Recordings(n_train=2, n_test=2, seconds=5.0)
+    found = protocol(window_s=4.0)(Task(noise), data, tmp_path)
+    assert found.details["continuation_s"] == pytest.approx(3.0)
+    assert found.details["prefixes_s"] == [2.0, 3.0]
+    text = " ".join(found.notes)
+    assert "shortened from 10 s to 5 s" in text
+    assert "Prefixes of 4 s" in text
+    assert "sliding window of 4 s was shortened" in text
+    with pytest.raises(InvalidValue, match="of continuation: expected at least 1 s"):
+        protocol()(Task(noise), Recordings(n_train=2, n_test=2, seconds=1.2), tmp_path)
+
+
+def test_sessions_with_other_channels_are_compared_on_those_they_have(tmp_path: Path) -> None:
+    """Channels 2 and 3 are missing in two sessions: nothing of the zeros that fill them enters a distance."""
+    data = Recordings(absent={3: [2, 3], 4: [2, 3]})
+    found = protocol()(Task(noise), data, tmp_path)
+    partners = json.loads((tmp_path / "rollouts" / "divergence.json").read_text())["partners"]
+    contexts = json.loads((tmp_path / "rollouts" / "contexts.json").read_text())["contexts"]
+    few = {row for row, place in enumerate(contexts) if place["session"] in (3, 4)}
+    for row, others in enumerate(partners):
+        assert others
+        assert {other in few for other in others} == {row in few}
+    arrays, _ = load_rollouts(tmp_path / "rollouts")
+    assert not arrays["generated_model"][sorted(few)][:, :, 2:].any()
+    assert np.isfinite(found.metric("covariance_distance").value)
+
+
+def test_several_rollouts_of_a_context_count_as_one_context(data: Recordings, tmp_path: Path) -> None:
+    found = protocol(rollouts_per_context=3, n_contexts=4)(Task(noise), data, tmp_path)
+    assert found.metric("psd_distance").n == 4
+    assert load_rollouts(tmp_path / "rollouts")[0]["generated_model"].shape == (4, 3, 4, 600)
+
+
+def test_values_that_are_not_finite_are_counted(data: Recordings, tmp_path: Path) -> None:
+    def broken(context: torch.Tensor, steps: int, sampler: Any, generator: Any = None) -> torch.Tensor:
+        made = noise(context, steps, sampler, generator)
+        made[0, 0, -7:] = float("nan")
+        return made
+
+    found = protocol(baselines=None)(Task(broken), data, tmp_path)
+    assert any(note.startswith("7 values of model were not finite") for note in found.notes)
+    assert any("No baseline" in note for note in found.notes)
+
+
+def test_a_forecaster_sees_the_context_alone(data: Recordings) -> None:
+    sampled = protocol().places(data)
+    real = read_places(data, sampled)
+    seen = []
+
+    def forecast(context: torch.Tensor, steps: int, sampler: Any, generator: Any = None) -> torch.Tensor:
+        seen.append(context.clone())
+        return torch.zeros(*context.shape[:2], steps)
+
+    made, facts = continue_contexts(SimpleNamespace(forecast=forecast), real, None, per_context=2, batch_size=3)
+    assert np.array_equal(torch.cat(seen).numpy()[::2], real.signal[..., :400])
+    assert made.shape == (8, 2, 4, 600)
+    assert facts["rollouts"] == 16
+    with pytest.raises(ShapeMismatch, match="expected \\(8, 4, 600\\)"):
+        continue_contexts(SimpleNamespace(forecast=lambda c, n, s, g: c), real, None)
+
+
+def test_seasonal_baseline_and_dropped_entries(data: Recordings, tmp_path: Path) -> None:
+    baselines = {"season": functools.partial(SeasonalNaive, period=50), "var": None}
+    found = protocol(baselines=baselines)(Task(noise), data, tmp_path)
+    assert found.metric("psd_season").n == 8
+    with pytest.raises(KeyError):
+        found.metric("psd_var")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prefixes_s": [0.5]}, r"evaluation\.prefixes_s=0.5: expected at least 1 s"),
+        ({"n_partners": 0}, r"evaluation\.n_partners=0: expected at least 1"),
+        ({"baselines": {"model": VectorAutoregression}}, r"evaluation\.baselines=model"),
+        ({"correction": "bonferroni"}, r"evaluation\.correction=bonferroni: expected holm"),
+        ({"window_stride_s": 0.0}, r"evaluation\.window_stride_s=0.0"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_sentence(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValue, match=message):
+        protocol(**wrong)
+
+
+# -- codes -----------------------------------------------------------------------------------------------------------
+
+
+class Sign:
+    """Two codes per channel: whether its mean over a frame of 4 samples is positive."""
+
+    hop, n_sites, n_levels, vocab_size, receptive_field, fingerprint = 4, 4, 1, 2, 0, "sign"
+
+    def encode(self, signal: torch.Tensor) -> torch.Tensor:
+        means = signal.unflatten(-1, (-1, 4)).mean(dim=-1)
+        return (means > 0).long().transpose(1, 2)[..., None]
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return (codes[..., 0].transpose(1, 2).float() * 2 - 1).repeat_interleave(4, dim=-1)
+
+
+class CodeTask(torch.nn.Module):
+    """Pays exactly one nat for every code but those of the first frame, and repeats the last frame for ever."""
+
+    n_frames = 200
+
+    def forecaster(self, data: Any) -> Any:
+        def forecast(context: torch.Tensor, steps: int, sampler: Any, generator: Any = None) -> torch.Tensor:
+            return data.tokenizer.decode(data.tokenizer.encode(context)[:, -1:].repeat(1, steps // 4, 1, 1))
+
+        return SimpleNamespace(forecast=forecast, max_context=50)
+
+    def forward(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        targets = codes.flatten(1)[:, 4:]
+        return torch.zeros(*targets.shape, 2), targets
+
+    def scores(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        targets = codes.flatten(1)[:, 4:]
+        return torch.ones(targets.shape), targets == 1
+
+
+class CodedRecordings(Recordings):
+    tokenizer = Sign()
+
+    def train_dataloader(self) -> list[dict[str, torch.Tensor]]:
+        return [{"codes": self.tokenizer.encode(torch.from_numpy(signal)[None])} for signal in self.signals[:3]]
+
+
+def test_codes_are_priced_along_the_context(tmp_path: Path) -> None:
+    found = protocol()(CodeTask(), CodedRecordings(), tmp_path)
+    bits = found.metric("bits_per_token")
+    assert bits.value == pytest.approx(1 / np.log(2))
+    assert (bits.low, bits.high) == pytest.approx((bits.value, bits.value))
+    assert bits.chance == 1.0
+    assert bits.control == pytest.approx(1.0, abs=0.02)
+    assert found.metric("perplexity").value == pytest.approx(np.e)
+    tokens = json.loads((tmp_path / "rollouts" / "tokens.json").read_text())
+    assert tokens["frames_read"] == 200
+    assert tokens["frames_judged"] == 199
+    assert tokens["tokens_per_second"] == 100.0
+    assert tokens["time_s"][0] == pytest.approx(0.04)
+    assert found.metric("bits_per_second").value == pytest.approx(100 / np.log(2))
+    assert any("reads at most 2 s at once" in note for note in found.notes)
+
+
+def test_codes_have_a_figure(tmp_path: Path) -> None:
+    found = protocol()(CodeTask(), CodedRecordings(), tmp_path)
+    assert found.figures[-1].name == "tokens"
+    assert found.figures[-1].path.stat().st_size > 10_000
+
+
+def test_a_silent_rollout_has_the_largest_distance_and_is_counted(tmp_path: Path) -> None:
+    """It repeats one frame for ever: a constant has no spectrum."""
+    found = protocol()(CodeTask(), CodedRecordings(), tmp_path)
+    assert found.metric("psd_distance").value == 1.0
+    assert any("8 contexts" in note and "silent" in note for note in found.notes)
+
+
+def test_the_tokenizer_is_the_ceiling(tmp_path: Path) -> None:
+    found = protocol()(CodeTask(), CodedRecordings(), tmp_path)
+    distance = found.metric("psd_distance")
+    assert distance.ceiling == found.metric("psd_tokenizer").value
+    assert distance.ceiling < distance.value
