@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
-from brainlab.io.legacy_chunks import convert_chunk_tree, read_chunk_tree, write_chunks
+from brainlab.io.legacy_chunks import convert_chunk_tree, is_chunk_tree, read_chunk_tree, write_chunks
 from brainlab.io.store import Store
 
 NAMES = ["MEG0111", "MEG0112", "MEG0113"]
@@ -53,6 +53,9 @@ def tree(tmp_path):
 
 def test_sessions_chunks_and_borders_are_found_in_numeric_order(tree):
     root, data, _ = tree
+    assert is_chunk_tree(root)
+    assert not is_chunk_tree(root / "sub-02_rest")
+    assert not is_chunk_tree(root / "nowhere")
     first, second = read_chunk_tree(root)
     assert [path.name for path in first.files] == [f"{number}.npy" for number in range(12)]
     assert first.segments == [[start, min(start + 20, 235)] for start in range(0, 235, 20)]

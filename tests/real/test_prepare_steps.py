@@ -77,7 +77,7 @@ CASES = {
         100.0,
     ),
     "neuroscan": Case(
-        "eeg/neuroscan/test.cnt", _neuroscan, "eog", "eeg", "V", 2, {}, 24, (None, None), 100.0,
+        "eeg/neuroscan/test.cnt", _neuroscan, "eog", "other", "V", 2, {}, 24, (None, None), 100.0,
     ),
     "bids with a wrong header": Case(
         "bids/tiny_bids/sub-01/ses-eeg/eeg/sub-01_ses-eeg_task-rest_eeg.vhdr", _float_bids, "eeg", "eeg", "V", 64,

@@ -24,7 +24,7 @@ from brainlab.io.recording import Channel, Recording
 from brainlab.io.safe_pickle import load_npy
 from brainlab.io.store import StoreWriter
 
-__all__ = ["ChunkSession", "convert_chunk_tree", "read_chunk_tree", "write_chunks"]
+__all__ = ["ChunkSession", "convert_chunk_tree", "is_chunk_tree", "read_chunk_tree", "write_chunks"]
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,15 @@ class ChunkSession:
             )
         y = 2.0 * rows / float(mu) - 1.0
         return np.sign(y) * ((1.0 + float(mu)) ** np.abs(y) - 1.0) / float(mu) * scale
+
+
+def is_chunk_tree(root: Path | str) -> bool:
+    """Whether a folder holds sessions of numbered chunks; looks at names only."""
+    root = Path(root)
+    if not root.is_dir():
+        return False
+    folders = (path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return any((folder / "0.npy").is_file() for folder in folders)
 
 
 def read_chunk_tree(root: Path | str) -> list[ChunkSession]:
