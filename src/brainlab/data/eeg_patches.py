@@ -18,20 +18,24 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from brainlab.data.recording_split import TrainingSpan
 from brainlab.data.sampling import ChannelSetSampler, already_collated
+from brainlab.data.sources import Source, prepare_source
 from brainlab.data.splits import PARTS, TimeSplit, group_split, time_split
 from brainlab.data.stretches import bad_spans, without
 from brainlab.data.windows import RandomWindows, WindowGroups, Windows, regular_windows, stretches_of
-from brainlab.datasets.recordings import companions, find_recordings, recordings_of
+from brainlab.datasets.recordings import AnyRecordings
 from brainlab.errors import InvalidValue
-from brainlab.io.cache import Cache, code_digest
+from brainlab.io.cache import Cache
 from brainlab.io.store import Store
-from brainlab.prepare.recordings import Preparation, prepare_store
+from brainlab.prepare.steps.channels import Pick
+from brainlab.prepare.steps.filters import BandPass, Notch, Resample
+from brainlab.prepare.steps.scaling import Unit
+from brainlab.synthetic.recordings import SimulatedRecordings
 from brainlab.types import DataSource
 
 __all__ = ["EegPatches", "PatchBatches", "TrainingStatistics"]
 
-_SIMULATION = {"seed": 0}
 _COVARIANCE_SAMPLES = 200_000
 
 
@@ -128,10 +132,6 @@ class EegPatches(LightningDataModule):
         super().__init__()
         if split not in ("time", "session", "subject"):
             raise InvalidValue("data.split", split, "unknown; expected time, session or subject")
-        if root is None and include not in ("*", ["*"]):
-            raise InvalidValue(
-                "data.include", include, "expected data.root with it, since data.root=null runs on simulated recordings"
-            )
         if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
             raise InvalidValue(
                 "data.fractions", list(fractions), "expected three numbers ≥ 0 that sum to 1, the first of them above 0"
@@ -151,9 +151,19 @@ class EegPatches(LightningDataModule):
         self.length = self.patch_length * self.n_patches
         if windows_per_epoch is not None and windows_per_epoch < 1:
             raise InvalidValue("data.windows_per_epoch", windows_per_epoch, "expected at least 1, or null")
-        self.plan = Preparation(sfreq_hz, l_freq_hz, h_freq_hz, notch_hz, ("eeg",), unit_uv * 1e-6)
+        if not unit_uv > 0:
+            raise InvalidValue("data.unit_uv", unit_uv, "expected a positive number")
+        steps = {
+            "pick": Pick(("eeg",)),
+            "notch": Notch(notch_hz),
+            "band_pass": BandPass(l_freq_hz, h_freq_hz),
+            "resample": Resample(sfreq_hz, "fft"),
+            "unit": Unit(unit_uv * 1e-6),
+        }
+        self.recordings = Source(AnyRecordings(), SimulatedRecordings(), root, include, subject, steps)
+        self.sfreq_hz, self.unit_uv = float(sfreq_hz), float(unit_uv)
         self.cache, self.root = Cache(cache_dir), None if root is None else Path(root).expanduser()
-        self.include, self.subject, self.size, self.on_error = include, subject, size, on_error
+        self.size, self.on_error = size, on_error
         self.split_kind, self.fractions, self.guard_s = split, tuple(fractions), guard_s
         self.avoid_bad = avoid_bad
         self.batch_size, self.windows_per_epoch = batch_size, windows_per_epoch
@@ -166,30 +176,11 @@ class EegPatches(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Simulate where there is no root, then filter, resample and store, unless the cache has it already."""
-        folder = self.root
-        if folder is None:
-            from brainlab.synthetic.recordings import write_recordings
-
-            def simulate(target: Path) -> None:
-                write_recordings(target, self.size, _SIMULATION["seed"])
-
-            code = code_digest("synthetic/recordings.py")
-            folder = self.cache.get(
-                "recordings_simulated", {"size": self.size, **_SIMULATION, "code": code}, {}, simulate
-            )
-        files = find_recordings(folder, self.include)
-        if self.subject is not None:
-            files = recordings_of(self.subject, files)
-        parts = sorted({part for file in files for part in companions(file.path)})
-        recipe = {**self.plan.recipe(), "on_error": self.on_error, "sessions": [file.name for file in files]}
-        inputs = {"files": self.cache.fingerprint_files(parts, folder)}
-
-        def prepare(target: Path) -> None:
-            from brainlab.io.mne_reader import read_recording
-
-            prepare_store(files, target, self.plan, read=read_recording, on_error=self.on_error)
-
-        self._folder = self.cache.get("recordings", recipe, inputs, prepare)
+        # No step of this module takes statistics, so the split has no part in what is prepared.
+        span = TrainingSpan("session", calibration_s=None)
+        self._folder = prepare_source(
+            self.recordings, self.cache, size=self.size, training_span=span, on_error=self.on_error
+        )
         self.fingerprint = Store(self._folder).fingerprint
 
     def setup(self, stage: str | None = None) -> None:
@@ -227,9 +218,9 @@ class EegPatches(LightningDataModule):
 
     def _time_split(self, name: str, n_samples: int) -> TimeSplit:
         try:
-            return time_split(n_samples, self.plan.sfreq_hz, self.fractions, self.guard_s)
+            return time_split(n_samples, self.sfreq_hz, self.fractions, self.guard_s)
         except InvalidValue as error:
-            seconds = n_samples / self.plan.sfreq_hz
+            seconds = n_samples / self.sfreq_hz
             raise InvalidValue(
                 "data.guard_s", self.guard_s, f"expected room for all parts in the {seconds:g} s of recording {name}",
                 hint="a smaller guard, or data.fractions with 0 for a part that is not needed",
@@ -240,10 +231,10 @@ class EegPatches(LightningDataModule):
         rows = self.stretches[part]
         rows = rows[rows[:, 2] - rows[:, 1] >= self.length]
         if not len(rows):
-            longest = max((int(b - a) for _, a, b in self.stretches[part].tolist()), default=0) / self.plan.sfreq_hz
+            longest = max((int(b - a) for _, a, b in self.stretches[part].tolist()), default=0) / self.sfreq_hz
             raise InvalidValue(
                 "data.window_s",
-                self.length / self.plan.sfreq_hz,
+                self.length / self.sfreq_hz,
                 f"expected at most the {longest:g} s of the longest {part} stretch",
                 hint="shorter windows, longer recordings, or other data.fractions and data.guard_s",
             )
@@ -308,16 +299,6 @@ class EegPatches(LightningDataModule):
             )
         return self._statistics[session]
 
-    @property
-    def sfreq_hz(self) -> float:
-        """Rate of the windows."""
-        return self.plan.sfreq_hz
-
-    @property
-    def unit_uv(self) -> float:
-        """One unit of the windows in µV."""
-        return self.plan.unit * 1e6
-
     @cached_property
     def shapes(self) -> Mapping[str, int]:
         """Sizes of a batch; the number of channels only where all recordings agree on it."""
@@ -329,7 +310,7 @@ class EegPatches(LightningDataModule):
         """Facts for the report."""
         sessions = self.store.sessions
         seconds = {
-            part: round(float((rows[:, 2] - rows[:, 1]).sum()) / self.plan.sfreq_hz, 2)
+            part: round(float((rows[:, 2] - rows[:, 1]).sum()) / self.sfreq_hz, 2)
             for part, rows in self.stretches.items()
         }
         return {
@@ -350,9 +331,9 @@ class EegPatches(LightningDataModule):
                 for session in sessions
             ],
             "channel_sets": len(set(self.channel_sets)),
-            "sfreq_hz": self.plan.sfreq_hz,
+            "sfreq_hz": self.sfreq_hz,
             "unit": f"{self.unit_uv:g} µV",
-            "window_s": self.length / self.plan.sfreq_hz,
+            "window_s": self.length / self.sfreq_hz,
             "patches_per_window": self.n_patches,
             "split": self.split_kind,
             "guard_s": self.guard_s,
