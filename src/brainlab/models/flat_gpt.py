@@ -87,6 +87,7 @@ class FlatGPT(nn.Module):
         block: tokens that are predicted at a time; a divisor of the places of a frame.
         tie_heads: predict with the tables of the embedding, or with tables of their own.
         dropout: probability of dropping a feature of a residual branch in training.
+        recompute: trade work for memory in training, see :class:`brainlab.nn.decoder.Decoder`.
         embedding_corruption: probability per level that training hides a code, see :func:`corrupted_spans`; of the
             hidden ones 70 % become a learned vector and 30 % a random code. None hides nothing.
 
@@ -116,6 +117,7 @@ class FlatGPT(nn.Module):
         block: int = 1,
         tie_heads: bool = True,
         dropout: float = 0.0,
+        recompute: bool = False,
         embedding_corruption: list[float] | None = None,
     ) -> None:
         super().__init__()
@@ -136,7 +138,7 @@ class FlatGPT(nn.Module):
         self.max_frames: int | None = None  # rotary positions know no end
         self.rope_theta, self.rope_sections = rope_theta, rope_sections
 
-        self.decoder = Decoder(width, n_layers, n_heads, n_kv_heads, head_dim, ffn_width, qkv_bias, dropout)
+        self.decoder = Decoder(width, n_layers, n_heads, n_kv_heads, head_dim, ffn_width, qkv_bias, dropout, recompute)
         rotation_table(torch.zeros(1, 3, device="cpu").long(), self.decoder.head_dim, rope_theta, rope_sections)
         size = width if embedding_dim is None else embedding_dim
         self.embedding = nn.Embedding(n_levels * vocab_size, size)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from brainlab.errors import InvalidValue
 from brainlab.nn.kv_cache import KVCache
@@ -108,6 +109,8 @@ class Decoder(nn.Module):
         ffn_width: hidden width of the feed-forward step; default 8/3 · width, rounded up to a multiple of 8.
         qkv_bias: whether queries, keys and values have a bias, as in the Qwen2 family.
         dropout: probability of dropping a feature of a residual branch in training.
+        recompute: keep only what enters a layer in training, and compute the rest again on the way back: a third
+            more work for a fraction of the memory.
 
     Raises:
         InvalidValue: if the sizes do not fit together.
@@ -123,6 +126,7 @@ class Decoder(nn.Module):
         ffn_width: int | None = None,
         qkv_bias: bool = True,
         dropout: float = 0.0,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
@@ -137,6 +141,7 @@ class Decoder(nn.Module):
             raise InvalidValue("n_layers", n_layers, "expected at least one layer")
         ffn_width = 8 * math.ceil(width / 3) if ffn_width is None else ffn_width
         self.width, self.n_heads, self.n_kv_heads, self.head_dim = width, n_heads, n_kv_heads, head_dim
+        self.recompute = recompute
         self.layers = nn.ModuleList(
             _Layer(width, n_heads, n_kv_heads, head_dim, ffn_width, qkv_bias, dropout) for _ in range(n_layers)
         )
@@ -160,7 +165,10 @@ class Decoder(nn.Module):
             cache: keys and values of the tokens before; the new ones are added.
         """
         for index, layer in enumerate(self.layers):
-            x = layer(x, table, cache, index)
+            if self.recompute and cache is None and torch.is_grad_enabled():
+                x = checkpoint(layer, x, table, None, index, use_reentrant=False)
+            else:
+                x = layer(x, table, cache, index)
         if cache is not None:
             cache.advance(x.shape[1])
         return self.norm(x)
