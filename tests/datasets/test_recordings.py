@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from brainlab.datasets.recordings import channel_kind, companions, find_recordings
+from brainlab.datasets.recordings import AnyRecordings, channel_kind, companions, find_recordings
 from brainlab.errors import InvalidFile, InvalidValue
+from brainlab.io.recording import Event
 
 
 def _touch(root: Path, *names: str) -> None:
@@ -86,3 +87,40 @@ def test_a_pattern_that_matches_nothing_says_what_is_there(tmp_path: Path) -> No
 def test_names_decide_where_a_file_types_everything_as_eeg(name: str, kind: str) -> None:
     assert channel_kind(name, "eeg") == kind
     assert channel_kind(name, "misc") == "misc"
+
+
+def test_any_folder_as_a_data_set_names_tasks_and_leaves_empty_rooms_out(tmp_path: Path) -> None:
+    _touch(
+        tmp_path,
+        "sub-1/meg/sub-1_task-rest_meg.fif",
+        "sub-1/meg/sub-1_task-noise_meg.fif",
+        "sub-emptyroom/ses-1/meg/sub-emptyroom_ses-1_task-x_meg.fif",
+        "sub-1/eeg/sub-1_task-noise_eeg.set",
+        "b.edf",
+    )
+    files = AnyRecordings().find(tmp_path)
+    assert [(file.name, file.task) for file in files] == [
+        ("b", ""),
+        ("sub-1_task-noise_eeg", "noise"),
+        ("sub-1_task-rest_meg", "rest"),
+    ]
+    with pytest.raises(InvalidValue, match="empty rooms only"):
+        AnyRecordings().find(tmp_path, "*emptyroom*")
+
+
+def test_an_empty_room_is_known_by_the_names_below_the_root_only(tmp_path: Path) -> None:
+    root = tmp_path / "sub-emptyroom"
+    _touch(root, "sub-1_task-rest_meg.fif")
+    assert len(AnyRecordings().find(root)) == 1
+
+
+def test_conditions_of_any_recording_come_from_its_events_table_alone(tmp_path: Path) -> None:
+    _touch(tmp_path, "sub-1_task-x_eeg.set")
+    file = AnyRecordings().find(tmp_path)[0]
+    triggers = [Event(3, 1)]
+    assert AnyRecordings().conditions(file, triggers, [], 10, 10.0, 10.0) is None
+    (tmp_path / "sub-1_task-x_events.tsv").write_text("onset\tduration\tvalue\n0.2\t0.3\t4\n", encoding="utf-8")
+    found = AnyRecordings().conditions(file, triggers, [], 10, 10.0, 10.0)
+    assert found is not None
+    assert found.tolist() == [0, 0, 4, 4, 4, 0, 0, 0, 0, 0]
+    assert [part.name for part in companions(file.path)] == ["sub-1_task-x_eeg.set", "sub-1_task-x_events.tsv"]

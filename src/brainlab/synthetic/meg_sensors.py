@@ -17,12 +17,24 @@ from jaxtyping import Float
 
 from brainlab.errors import InvalidValue
 
-__all__ = ["HEAD_CENTRE", "SensorArray", "ctf_array", "environment", "head_to_device", "leadfield", "vectorview_array"]
+__all__ = [
+    "CORTEX_RADIUS",
+    "HEAD_CENTRE",
+    "SensorArray",
+    "ctf_array",
+    "environment",
+    "head_to_device",
+    "leadfield",
+    "tangents",
+    "vectorview_array",
+]
 
 HEAD_CENTRE = np.array([0.0, 0.0, 0.04])
 """Middle of the conducting sphere in head coordinates, m."""
 
 CORTEX_RADIUS = 0.07
+"""Distance of the sources from it, m."""
+
 _MU0_4PI = 1e-7
 _AXIAL, _PLANAR, _MAGNETOMETER = 5001, 3012, 3024
 _REF_MAGNETOMETER, _REF_DIAGONAL, _REF_OFF_DIAGONAL = 5002, 5003, 5004
@@ -159,12 +171,16 @@ def leadfield(
     """
     rotation, middle = to_device[:3, :3], to_device[:3, :3] @ HEAD_CENTRE + to_device[:3, 3]
     sources = CORTEX_RADIUS * place @ rotation.T
-    # Neighbours point alike, so that the topography of a patch is as smooth as that of a gyrus.
-    tangent = np.cross(place, np.array([0.3, 1.0, 0.2]))
-    moments = tangent / np.linalg.norm(tangent, axis=1, keepdims=True) @ rotation.T
+    moments = tangents(place) @ rotation.T
     gains = _read_out(array, lambda points: _sphere_field(points - middle, sources, moments))
     gains[array.is_reference] = 0.0
     return gains
+
+
+def tangents(place: Float[np.ndarray, "source 3"]) -> Float[np.ndarray, "source 3"]:
+    """Directions of the dipoles: neighbours point alike, so that a patch has the smooth topography of a gyrus."""
+    tangent = np.cross(place, np.array([0.3, 1.0, 0.2]))
+    return tangent / np.linalg.norm(tangent, axis=1, keepdims=True)
 
 
 def environment(array: SensorArray) -> Float[np.ndarray, "sensor 8"]:

@@ -2,9 +2,9 @@
 
 The activity of S places on the cortex is x = g ⊙ (W s) + P y. The s_i are independent autoregressive processes with
 real poles spread over the frequencies, so that their sum falls off like 1/f; W mixes neighbours, so that W s is a
-vector autoregression with coefficients W diag(a_k) W⁻¹. The y_k are oscillators r cos φ + h r² cos 2φ: their amplitude r waxes
-and wanes by itself and with the task, their frequency depends on their amplitude, and their second harmonic is locked
-to the first. P spreads each over a patch of cortex, g are gains of whole regions.
+vector autoregression with coefficients W diag(a_k) W⁻¹. The y_k are oscillators r cos φ + h r² cos 2φ: their amplitude
+r waxes and wanes by itself and with the task, their frequency depends on their amplitude, and their second harmonic is
+locked to the first. P spreads each over a patch of cortex, g are gains of whole regions.
 
 Sessions differ in the poles, the regional gains, the frequencies and the strengths, all of which are drawn from a few
 numbers per session and can be drawn again from its key (:func:`session_sources`).
@@ -143,6 +143,13 @@ class Sources:
         back = np.linalg.inv(mixed)
         scalar = -np.array([np.poly(poles)[1:] for poles in self.poles])
         return np.stack([(mixed * scalar[:, lag]) @ back for lag in range(scalar.shape[1])])
+
+    def covariance(self) -> Float[np.ndarray, "source source"]:
+        """Covariance of the whole activity at rest."""
+        mixed = self.gains[:, None] * self.mixing
+        # E[r²] = 1 and E[r⁴] = exp(4 depth²) for the log-normal power r².
+        power = 1 + self.harmonic**2 * np.exp(4 * _WAX_DEPTH**2)
+        return mixed @ mixed.T + (self.patches * power) @ self.patches.T
 
     def innovation_covariance(self) -> Float[np.ndarray, "source source"]:
         """Covariance of what the past of the linear part says nothing about."""

@@ -42,7 +42,8 @@ _DIPOLE = 8e-9  # A·m per standard deviation of activity
 _TURN_RAD, _SHIFT_M = 0.06, 0.004
 _HUM_T, _SLOW_T = 4e-12, 3e-12
 _GRADIENT_PER_FIELD = 3.0  # 1/m; what comes from some metres away is nearly uniform
-_BURST_S, _BURST_GAIN = 2.0, 8.0
+_BURST_S, _BURST_GAIN = 2.5, 25.0
+_NOISY_GAIN = 10.0
 _PULSE_S = 0.06
 _BAD_SHARE = 0.2
 
@@ -188,7 +189,7 @@ def _write_session(root: Path, scanner: Scanner, plan: SessionPlan, seed: int) -
         brain = np.zeros((len(array.names), n))
     else:
         brain = gains @ sources.draw(n, rng, plan.condition)
-    scale = np.where(array.is_reference, 0.0, (gains**2).sum(1) ** 0.5)
+    scale = brain.std(axis=1)  # 0 for reference sensors
     data = brain + environment(array) @ _outside(n, scanner, rng)
     data += array.noise[:, None] * np.sqrt(scanner.sfreq_hz / 2) * rng.standard_normal(data.shape)
     data += _drift(array, n, scanner.sfreq_hz, rng)
@@ -251,16 +252,16 @@ def _drift(array: SensorArray, n: int, sfreq_hz: float, rng: Generator) -> Float
 
 
 def _add_burst(data: np.ndarray, scale: np.ndarray, sfreq_hz: float, rng: Generator) -> list[float]:
-    """Muscle-like noise on a third of the sensors; onset and end in s.
+    """Muscle-like noise on half of the sensors; onset and end in s.
 
-    It lies in the first tenth of a recording, so that one long clean stretch is left behind it.
+    It lies between the fifth and the tenth second, so that one long clean stretch is left behind it.
     """
-    onset = float(rng.uniform(4.0, 5.5))
+    onset = float(rng.uniform(5.2, 7.2))
     start, stop = round(onset * sfreq_hz), round((onset + _BURST_S) * sfreq_hz)
     if stop > data.shape[1]:
-        raise InvalidValue("duration_s", data.shape[1] / sfreq_hz, "expected at least 8 s")
+        raise InvalidValue("duration_s", data.shape[1] / sfreq_hz, "expected at least 10 s")
     sensors = np.flatnonzero(scale > 0)
-    hit = rng.choice(sensors, max(len(sensors) // 3, 1), replace=False)
+    hit = rng.choice(sensors, max(len(sensors) // 2, 1), replace=False)
     noise = rng.standard_normal((len(hit), stop - start))
     noise = np.diff(noise, axis=1, prepend=0) + 0.5 * noise
     data[hit, start:stop] += _BURST_GAIN * scale[hit, None] * np.hanning(stop - start) * noise
@@ -271,10 +272,12 @@ def _spoil(data: np.ndarray, array: SensorArray, scale: np.ndarray, many: bool, 
     """Make two channels bad, or a fifth of them; names and what is wrong."""
     sensors = np.flatnonzero(scale > 0)
     count = max(2, int(np.ceil(_BAD_SHARE * len(sensors)))) if many else 2
+    planar = np.array(array.kinds) == "grad"
     bads = {}
     for number, row in enumerate(rng.choice(sensors, count, replace=False)):
         if number % 2:
-            data[row] += 10 * scale[row] * rng.standard_normal(data.shape[1])
+            alike = scale[(scale > 0) & (planar == planar[row])]
+            data[row] += _NOISY_GAIN * np.median(alike) * rng.standard_normal(data.shape[1])
         else:
             data[row] = 1e-3 * array.noise[row] * rng.standard_normal(data.shape[1])
         bads[array.names[row]] = "noisy" if number % 2 else "flat"
