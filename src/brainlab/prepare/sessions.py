@@ -361,7 +361,9 @@ def _checked(outcome: _Outcome) -> _Outcome:
 
 def _run_in_processes(jobs: Mapping[int, _Job], n_workers: int) -> Iterator[tuple[int, _Outcome]]:
     with _pool(n_workers) as pool:
-        numbers: dict[Future[_Outcome], int] = {pool.submit(_prepare, job): number for number, job in jobs.items()}
+        numbers: dict[Future[_Outcome], int] = {
+            pool.submit(_prepare_or_die, job): number for number, job in jobs.items()
+        }
         for future in as_completed(numbers):
             number = numbers[future]
             try:
@@ -406,6 +408,14 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _prepare_or_die(job: _Job) -> _Outcome:
+    """In a worker that was told to end: not on to the next session, which the pool may have handed out already."""
+    try:
+        return _prepare(job)
+    except SystemExit:
+        os._exit(143)
 
 
 def _prepare(job: _Job) -> _Outcome:
