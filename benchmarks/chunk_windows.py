@@ -1,0 +1,128 @@
+"""How fast are random windows read? brainlab's store against pickled float64 chunks of 60 s.
+
+Both sides serve the same batches of 64 random windows × 68 channels × 1024 samples of the same sessions, as contiguous
+float32, and the values are compared. The peer is the usual form of a data set of chunks: for each window one
+``np.load(..., allow_pickle=True).item()`` of the whole chunk, of which it keeps a part; the chunks are written by this
+script, and windows lie within one chunk, as that form needs. By default a session is one chunk of 30,000 samples
+(60 s at 500 Hz). One thread, files in the page cache, set-up outside the timer::
+
+    OMP_NUM_THREADS=1 python benchmarks/chunk_windows.py
+    OMP_NUM_THREADS=1 python benchmarks/chunk_windows.py --rate 100 --samples 30000     # five chunks a session
+    OMP_NUM_THREADS=1 python benchmarks/chunk_windows.py --sessions 80                  # 1.3 GB of chunks
+
+Both sides move bytes and little else, so the ratio follows what they must move: a chunk of doubles (8 bytes × chunk
+length) against a window of singles (4 bytes × 1024); the ratio of the two is printed beside the ratio of times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from side_by_side import environment, in_turns, report
+
+CHANNELS, CHUNK_S = 68, 60.0
+LENGTH, BATCH = 1024, 64
+OURS, PEER = "brainlab store", "pickled float64 chunks"
+TARGET = 100.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write both forms, check that they agree, time them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sessions", type=int, default=16, help="sessions of 68 channels")
+    parser.add_argument("--samples", type=int, default=30_000, help="samples of a session")
+    parser.add_argument("--rate", type=float, default=500.0, help="sampling rate, Hz; a chunk is 60 s")
+    parser.add_argument("--batches", type=int, default=3, help="batches of 64 windows in one turn")
+    parser.add_argument("--repeats", type=int, default=7, help="timed turns of each side")
+    parser.add_argument("--target", type=float, default=TARGET, help="smallest ratio that passes")
+    parser.add_argument("--folder", type=Path, help="where the data is written (default: a temporary folder)")
+    options = parser.parse_args(arguments)
+    print("chunk windows:", environment("numpy"))
+    print(
+        f"{options.sessions} sessions of {CHANNELS} x {options.samples}, {BATCH} windows x {CHANNELS} channels x "
+        f"{LENGTH} samples float32 per batch, 1 thread, warm page cache"
+    )
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        return 0 if compare(Path(folder), options) else 1
+
+
+def compare(folder: Path, options: argparse.Namespace) -> bool:
+    """Time the same batches on both sides."""
+    from brainlab.io.legacy_chunks import convert_chunk_tree, write_chunks
+    from brainlab.io.store import Store
+
+    rng = np.random.default_rng(0)
+    names = [f"src{number}" for number in range(CHANNELS)]
+    for number in range(options.sessions):
+        data = rng.standard_normal((CHANNELS, options.samples))
+        write_chunks(
+            folder / "tree" / f"sub-{number:03d}", data, options.rate, names, ["parcel"] * CHANNELS,
+            np.zeros((CHANNELS, 2)), chunk_s=CHUNK_S,
+        )  # fmt: skip
+    convert_chunk_tree(folder / "tree", folder / "store")
+    store = Store(folder / "store")
+    peer = ChunkWindows(folder / "tree", int(options.rate * CHUNK_S))
+    batches = [draw(rng, store, options.sessions) for _ in range(options.batches)]
+
+    def ours() -> None:
+        for sessions, starts in batches:
+            store.gather(sessions, starts, LENGTH)
+
+    def theirs() -> None:
+        for sessions, starts in batches:
+            peer.batch(sessions, starts)
+
+    for sessions, starts in batches:
+        mine, other = store.gather(sessions, starts, LENGTH), peer.batch(sessions, starts)
+        if mine.shape != (BATCH, CHANNELS, LENGTH) or not np.array_equal(mine, other):
+            sys.exit("the two sides differ")
+    print(f"equal on both sides: {len(batches)} batches")
+    times = in_turns({OURS: ours, PEER: theirs}, options.repeats, options.batches)
+    reached = report(times, OURS, {PEER: options.target})
+    longest = max(stop - start for start, stop in store.sessions[0].attrs["segments"])
+    print(f"  bytes of a chunk to bytes of a window: {8 * longest / (4 * LENGTH):.1f}")
+    return reached
+
+
+def draw(rng: np.random.Generator, store, n_sessions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sessions and starts of one batch; no window crosses the border of a chunk."""
+    sessions = rng.integers(0, n_sessions, BATCH)
+    starts = []
+    for number in sessions.tolist():
+        fitting = [(a, b) for a, b in store.sessions[number].attrs["segments"] if b - a >= LENGTH]
+        first, stop = fitting[rng.integers(len(fitting))]
+        starts.append(int(rng.integers(first, stop - LENGTH + 1)))
+    return sessions, np.array(starts)
+
+
+class ChunkWindows:
+    """The peer: every window loads the chunk that holds it."""
+
+    def __init__(self, root: Path, per_chunk: int) -> None:
+        self.files = [
+            sorted(folder.glob("*.npy"), key=lambda path: int(path.stem)) for folder in sorted(root.iterdir())
+        ]
+        self.per_chunk = per_chunk
+
+    def window(self, session: int, start: int) -> np.ndarray:
+        """One window as single precision."""
+        number, first = divmod(start, self.per_chunk)
+        # This script wrote the file itself; a pickle from elsewhere would be a program of somebody else.
+        chunk = np.load(self.files[session][number], allow_pickle=True).item()
+        return chunk["data"][:, first : first + LENGTH].astype(np.float32)
+
+    def batch(self, sessions: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Windows in one array."""
+        return np.stack([self.window(int(s), int(t)) for s, t in zip(sessions, starts, strict=True)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
