@@ -226,7 +226,8 @@ def _outside(n: int, scanner: Scanner, rng: Generator) -> Float[np.ndarray, "8 t
     """Uniform field (T) and gradients (T/m) of the surroundings: slow changes, mains hum and its first harmonic."""
     size = np.r_[np.ones(3), np.full(5, _GRADIENT_PER_FIELD)]
     keep = np.exp(-2 * np.pi * 0.1 / scanner.sfreq_hz)
-    slow = lfilter([np.sqrt(1 - keep**2)], [1, -keep], rng.standard_normal((8, n)))
+    # Two poles: above 1 Hz, where the brain is listened to, next to nothing is left.
+    slow = lfilter([(1 - keep) ** 2], [1, -2 * keep, keep**2], rng.standard_normal((8, n)) * np.sqrt(4 / (1 - keep)))
     field = _SLOW_T * size[:, None] * slow
     turn = 2 * np.pi * scanner.line_hz * np.arange(n) / scanner.sfreq_hz
     loudness = 1 + 0.1 * np.sin(2 * np.pi * 0.03 * np.arange(n) / scanner.sfreq_hz + rng.uniform(0, 2 * np.pi))
