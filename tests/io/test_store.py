@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import tempfile
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_truncated_and_foreign_stores_are_refused(two_sessions):
         Store(folder)
     index = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps(index | {"version": 99}))
-    with pytest.raises(InvalidFile, match="version"):
+    with pytest.raises(InvalidFile, match=r"expected brainlab-store version 2, found .* 99\. Hint: delete the folder"):
         Store(folder)
     (folder / "index.json").write_text("{")
     with pytest.raises(InvalidFile, match="index"):
@@ -162,3 +163,63 @@ def test_a_pickled_store_opens_its_own_maps(two_sessions):
     copy = pickle.loads(pickle.dumps(two_sessions))
     assert copy._maps == {}
     np.testing.assert_array_equal(copy.read(1), two_sessions.read(1))
+
+
+def test_a_session_of_another_store_is_linked_with_its_facts(tmp_path, two_sessions):
+    with StoreWriter(tmp_path / "union") as writer:
+        writer.adopt(two_sessions.sessions[1], "renamed", {"subject": "01"})
+        writer.adopt(two_sessions.sessions[0])
+        with pytest.raises(InvalidValue, match="once"):
+            writer.adopt(two_sessions.sessions[0])
+    union = Store(tmp_path / "union")
+    assert [session.name for session in union.sessions] == ["renamed", "long"]
+    assert union.sessions[0].attrs == {"subject": "01"}
+    np.testing.assert_array_equal(union.read("renamed"), two_sessions.read("short"))
+    assert (union.folder / union.sessions[0].file).stat().st_nlink == 2
+    shutil.rmtree(two_sessions.folder)
+    np.testing.assert_array_equal(union.read("long"), numbers(3, 5000))
+
+
+def test_a_session_is_copied_where_links_are_impossible(tmp_path, two_sessions, monkeypatch):
+    def refused(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(module.os, "link", refused)
+    with StoreWriter(tmp_path / "union") as writer:
+        writer.adopt(two_sessions.sessions[1])
+    np.testing.assert_array_equal(Store(tmp_path / "union").read(0), two_sessions.read("short"))
+
+
+def test_opening_reads_the_index_alone_and_facts_when_they_are_asked_for(tmp_path, monkeypatch):
+    with StoreWriter(tmp_path) as writer:
+        for name in "ab":
+            writer.add_session(
+                name, numbers(2, 10), 1.0, ["A", "B"], [{"sample": 3}], {"subject": name, "steps": ["x"]}
+            )
+    read: list[int] = []
+    line = module._Details.line
+    monkeypatch.setattr(module._Details, "line", lambda self, *place: (read.append(place[0]), line(self, *place))[1])
+    store = Store(tmp_path)
+    assert [session.attrs["subject"] for session in store.sessions] == ["a", "b"]
+    store.read(0)
+    assert read == []
+    assert store.sessions[0].attrs["steps"] == ["x"]
+    assert store.sessions[0].events == ({"sample": 3},)
+    assert len(read) == 1
+    assert store.sessions[0].channels is store.sessions[1].channels
+    assert len(read) == 2
+    with pytest.raises(KeyError):
+        store.sessions[1].attrs["unknown"]
+    copy = pickle.loads(pickle.dumps(store))
+    assert dict(copy.sessions[1].attrs) == {"subject": "b", "steps": ["x"]}
+
+
+def test_damaged_details_are_one_sentence(two_sessions):
+    path = two_sessions.folder / "details.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(b"x" * len(content))
+    with pytest.raises(InvalidFile, match=r"details\.jsonl: expected the details of a prepared store"):
+        _ = Store(two_sessions.folder).sessions[0].channels
+    path.write_bytes(content[:-1])
+    with pytest.raises(InvalidFile, match=r"details\.jsonl: expected \d+ bytes"):
+        Store(two_sessions.folder)

@@ -56,7 +56,8 @@ def write(
         samples[1, change["missing"]] = np.nan
     info = mne.create_info([*NAMES, "STI 014"], sfreq_hz, ["eeg"] * 6 + ["stim"], verbose="ERROR")
     raw = mne.io.RawArray(samples, info, first_samp=5000, verbose="ERROR")
-    raw.set_annotations(mne.Annotations([4.25], [0.5], ["square"]))
+    if seconds > 5:
+        raw.set_annotations(mne.Annotations([4.25], [0.5], ["square"]))
     path = folder / f"{name}_raw.fif"
     raw.save(path, overwrite=True, verbose="ERROR")
     return RecordingFile(path, name, "set", f"sub-{name}", f"ses-{name}", "rest")

@@ -90,6 +90,16 @@ def test_no_mains_frequency_does_nothing():
     assert one.facts == []
 
 
+def test_a_recording_of_eye_channels_only_is_filtered_too():
+    eyes = raw().set_channel_types({"0": "eog", "1": "eog"}, verbose="ERROR")
+    expected = RawSession(raw(), FILE)
+    one = RawSession(eyes, FILE)
+    for session in (one, expected):
+        BandPass(1.0, 40.0)(session)
+        Notch(50.0)(session)
+    np.testing.assert_array_equal(one.samples, expected.samples)
+
+
 def test_a_filter_longer_than_the_recording_is_remarked():
     one = RawSession(raw(n_samples=400), FILE)
     BandPass(0.5, 40.0)(one)

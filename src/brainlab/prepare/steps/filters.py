@@ -57,7 +57,7 @@ class BandPass:
         if low is None and high is None:
             return
         with session.listening():
-            session.raw.filter(low, high, phase=self.phase, verbose="WARNING")
+            session.raw.filter(low, high, picks=session.filtered_rows(), phase=self.phase, verbose="WARNING")
         if high is not None:
             # Where MNE's automatic transition band ends: a quarter of the edge, at least 2 Hz, within the spectrum.
             session.lowpass_stop_hz = high + min(max(0.25 * high, 2.0), session.sfreq_hz / 2 - high)
@@ -86,7 +86,7 @@ class Notch:
         lines = [self.line_hz * k for k in range(1, int(top / self.line_hz) + 1) if self.line_hz * k < top]
         if lines:
             with session.listening():
-                session.raw.notch_filter(lines, verbose="WARNING")
+                session.raw.notch_filter(lines, picks=session.filtered_rows(), verbose="WARNING")
         session.note("Notch", lines_hz=lines)
 
 

@@ -37,6 +37,11 @@ class GradientCompensation:
     def __call__(self, session: RawSession) -> None:
         raw = session.raw
         before = raw.compensation_grade
+        if before != self.grade and "ref_meg" in session.dropped.values():
+            raise InvalidFile(
+                "compensation grade", self.grade, "expected the reference channels, which Pick has dropped",
+                where=session.source, hint="data.steps: the compensation comes before Pick",
+            )  # fmt: skip
         if before == self.grade or not raw.info["comps"]:
             if session.system == "ctf275" and before != self.grade:
                 session.warn("no gradient compensation: the file holds no compensation matrices")

@@ -136,6 +136,10 @@ class RawSession:
         """Numbers of the channels of these types."""
         return [row for row, kind in enumerate(self.kinds) if kind in kinds]
 
+    def filtered_rows(self) -> list[int]:
+        """Channels that filters apply to: brain signals, or, in a recording without any, all but trigger channels."""
+        return self.rows() or [row for row, kind in enumerate(self.kinds) if kind != "stim"]
+
     def span(self, statistics: str = "training") -> tuple[int, int]:
         """Samples [start, stop) that statistics are taken from, at the present rate.
 
