@@ -13,6 +13,7 @@ from brainlab.models.cbramod import CBraMod
 from brainlab.models.flat_gpt import FlatGPT
 from brainlab.models.mu_law import MuLaw
 from brainlab.models.pooling_heads import AttentionHead, FlattenHead, MultiTokenHead
+from brainlab.models.wavenet import WaveNet
 from brainlab.nn.sampling import Sampler
 from brainlab.tasks.forecasting import Forecasting
 from brainlab.types import Forecaster, Tokenizer
@@ -87,6 +88,7 @@ TOKEN_NETWORKS = {
     "levels gpt": functools.partial(GPT, arrangement="levels", embedding_dim=8),
     "mix gpt": functools.partial(GPT, arrangement="mix", embedding_dim=8),
     "channel gpt": functools.partial(GPT, arrangement="channel"),
+    "wavenet": functools.partial(WaveNet, dilations=[1, 2, 4], width=12, site_dim=4),
 }
 CONVOLUTIONS = {"ratios": [2, 2], "n_filters": 4, "n_dim": 16, "n_neuro": 2, "kmeans_iterations": 0}
 TOKENIZERS = {
