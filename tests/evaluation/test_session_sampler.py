@@ -46,8 +46,6 @@ def test_every_context_lies_in_one_stretch_and_is_continued_after_the_scalers(ro
         stretches.append((session, reach[session] + gap, reach[session] + gap + length))
         reach[session] = stretches[-1][2]
     data = _Data(stretches, span=[[0, span]] * 4)
-    if max(stop - start for _, start, stop in stretches) < 2:
-        return
     sampled = SessionSampler(context_s=2.0, total_s=5.0, stride_s=stride, place=place, seed=seed)(data)
     assert len(set(_starts(sampled))) == len(sampled.places)
     assert {place.session for place in sampled.places} | {int(each["session"][-2:]) for each in sampled.dropped} == {
@@ -92,10 +90,23 @@ def test_what_is_dropped_is_said_with_its_reason() -> None:
 
 def test_short_recordings_shorten_the_protocol_and_the_note_says_so() -> None:
     sampled = SessionSampler(context_s=10, total_s=20)(_Data([(0, 0, 800), (1, 0, 700)]), multiple=4)
-    assert (sampled.context_steps, sampled.total_steps) == (400, 800)
-    assert sampled.context_steps % 4 == 0
-    assert any("shortened from 20 s to 8 s" in note for note in sampled.notes)
-    assert len(sampled.dropped) == 1
+    assert sampled.context_steps == sampled.target_steps == 348
+    assert len(sampled.places) == 2
+    assert any("too short for two contexts of 20 s" in note and "6.96 s" in note for note in sampled.notes)
+
+
+def test_a_place_for_one_context_only_is_used_where_two_never_fit() -> None:
+    sampled = SessionSampler(context_s=2, total_s=4)(_Data([(0, 0, 250)], span=[[0, 0]]))
+    assert len(sampled.places) == 1
+    assert sampled.target_steps == 120
+
+
+def test_contexts_after_long_calibrations_are_shortened_until_two_fit() -> None:
+    """Of 75 s the scalers took 60: one context of 20 s would fit."""
+    sampled = SessionSampler(context_s=10, total_s=20)(_Data([(0, 0, 7500)], span=[[0, 6000]]))
+    assert len(sampled.places) == 2
+    assert all(place.start + sampled.context_steps >= 6000 for place in sampled.places)
+    assert 1000 <= sampled.total_steps < 2000
 
 
 def test_lengths_are_whole_frames() -> None:

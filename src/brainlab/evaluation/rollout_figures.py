@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32
 from brainlab.evaluation.rollout_generation import RealSignals
 from brainlab.evaluation.rollout_report import Findings
 from brainlab.metrics.divergence import CONTROLS
-from brainlab.metrics.rollouts import BANDS, SUMMARIES, Features, features
+from brainlab.metrics.rollouts import BANDS, DISTANCES, SUMMARIES, Features, features
 from brainlab.plot import rollouts as plot
 from brainlab.types import Figure
 
@@ -44,17 +44,18 @@ def draw_figures(
     """Draw every panel as PNG under ``folder``."""
     compared, source = found.compared, found.source
     lines, ends, length = compared.lines, compared.at_the_end(), found.length_s
+    titles = {name: DISTANCES[name].label for name in _CURVES}
     figures = [
         Figure(
             "divergence",
             "Distance of rollouts to the real continuation, by the length compared: medians over contexts, quartiles "
             "as bands. Below the target swap: closer to the own recording than to others.",
-            plot.divergence_curves(folder / "divergence.png", compared.divergence.prefixes_s, lines, _CURVES, source),
+            plot.divergence_curves(folder / "divergence.png", compared.divergence.prefixes_s, lines, titles, source),
         ),
         Figure(
             "distances",
             f"The same distances over the first {length:g} s, one dot per context, bars at the medians.",
-            plot.distance_violins(folder / "distances.png", ends, _CURVES, length, source),
+            plot.distance_violins(folder / "distances.png", ends, titles, length, source),
         ),
     ]
     controls = [name for name in CONTROLS if name in found.statistics and name in ends]
@@ -67,6 +68,7 @@ def draw_figures(
             }
             for control in controls
         }
+        labels = {name: each.label for name, each in DISTANCES.items()}
         shares = {
             control: {name: found.statistics[control][name][-1]["share_positive"] for name in effects[control]}
             for control in controls
@@ -76,7 +78,7 @@ def draw_figures(
                 "effects",
                 "All distances: in how many contexts the model is nearer to its own continuation than under each "
                 "control.",
-                plot.effect_sizes(folder / "effects.png", effects, shares, length, source),
+                plot.effect_sizes(folder / "effects.png", effects, shares, labels, length, source),
             )
         )
     figures += _second_order(folder, found, generated, real, fmin_hz, fmax_hz)
@@ -250,6 +252,7 @@ def _windows(folder: Path, found: Findings, times_s: Sequence[float]) -> Figure:
             times_s,
             quantiles,
             [name for name in _WINDOWED if name in first.real],
+            {name: each.label for name, each in SUMMARIES.items()},
             outside,
             found.source,
         ),

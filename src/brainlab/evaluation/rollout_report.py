@@ -217,7 +217,7 @@ def tables_of(found: Findings) -> list[Table]:
             for control in controls:
                 record = found.statistics[control][distance][-1]
                 cells += [_signed(record), _share(record), _p(record["p"]), _p(record["p_adjusted"])]
-            body.append((*cells, definition.text))
+            body.append((*cells, f"{definition.label}: {definition.text}"))
         titles = [
             f"{control.replace('_', ' ')}: {what}"
             for control in controls
@@ -325,7 +325,7 @@ def _comparisons(found: Findings, short: str, distance: str) -> list[str]:
     ends = found.compared.at_the_end()
     if not _any(ends["correct"][distance]):
         return [f"The {short} distance is not defined on these data."]
-    name = {"psd": "PSD"}.get(short, short)
+    name = {"psd": "PSD"}.get(short, short.capitalize())
     own, low, high, _ = interval(ends["correct"][distance], found.n_bootstrap, found.seed)
     notes = []
     if "target_swap" in ends:

@@ -40,6 +40,7 @@ __all__ = ["Rollouts"]
 log = logging.getLogger(__name__)
 
 _SHORTEST_S = 1.0  # of a prefix or window: one segment of the spectra
+_FIRST_S = 2.0  # coherence needs several segments
 _MOST_PREFIXES = 8
 
 
@@ -62,7 +63,7 @@ class Rollouts:
         sampler: how codes are drawn; continuous models use its temperature.
         rollouts_per_context: continuations of each context.
         batch_size: continuations drawn at once.
-        prefixes_s: lengths at which rollouts are compared, besides all of it; null: eight even steps.
+        prefixes_s: lengths at which rollouts are compared, besides all of it; null: up to eight even steps.
         window_s: length of the sliding windows.
         window_stride_s: time from window to window.
         fmin_hz: lowest frequency of the spectra.
@@ -301,7 +302,7 @@ class Rollouts:
                 f"expected at least {_SHORTEST_S:g} s after the context for a spectrum",
             )
         if self.prefixes_s is None:
-            n = int(min(_MOST_PREFIXES, target_steps // (_SHORTEST_S * sfreq_hz)))
+            n = int(min(_MOST_PREFIXES, max(1, target_steps // (_FIRST_S * sfreq_hz))))
             return [round(target_steps * step / n) for step in range(1, n + 1)]
         wanted = [round(each * sfreq_hz) for each in self.prefixes_s]
         fitting = [each for each in wanted if each < target_steps]

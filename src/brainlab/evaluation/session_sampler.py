@@ -15,6 +15,8 @@ import numpy as np
 
 from brainlab.errors import InvalidValue
 
+_SHARES = tuple(share / 20 for share in range(20, 0, -1))
+
 __all__ = ["Place", "SampledPlaces", "SessionSampler"]
 
 
@@ -134,29 +136,23 @@ class SessionSampler:
         sfreq = float(data.sfreq_hz)
         notes: list[str] = []
         context, target = self._lengths(sfreq, multiple, notes)
-        total = context + target
         rows = np.asarray(data.stretches.get(self.part, np.empty((0, 3), np.int64)), dtype=np.int64).reshape(-1, 3)
         chosen = self._sessions(data, rows)
-        longest = max(
-            int((rows[rows[:, 0] == session, 2] - rows[rows[:, 0] == session, 1]).max()) for session in chosen
-        )
-        if longest < total and longest >= 2 * multiple:
-            # Rather a shorter protocol than none, as long as a reader is told.
-            share = context / total
-            context = max(multiple, int(longest * share) // multiple * multiple)
-            target = (longest - context) // multiple * multiple
+        asked = context + target
+        context, target = self._fitting(data, rows, chosen, context, target, multiple)
+        total = context + target
+        if total < asked:
             notes.append(
-                f"The longest usable stretch has {longest / sfreq:g} s: context and continuation were shortened from "
-                f"{total / sfreq:g} s to {(context + target) / sfreq:g} s ({context / sfreq:g} s of it context)."
+                f"Recordings are too short for two contexts of {asked / sfreq:g} s: context and continuation were "
+                f"shortened to {total / sfreq:g} s ({context / sfreq:g} s of it context)."
             )
-            total = context + target
-        stride = total if self.stride_s is None else max(1, round(self.stride_s * sfreq))
+        stride = self._stride(total, sfreq)
         if stride < total:
             notes.append(f"Contexts of a session overlap: they start every {stride / sfreq:g} s.")
         dropped, starts = [], {}
         for session in chosen:
             mine = rows[rows[:, 0] == session, 1:]
-            found = self._starts(data, session, mine, context, total, stride)
+            found = self._starts(data, session, rows, context, total, stride)
             if len(found):
                 starts[session] = found
             else:
@@ -209,6 +205,36 @@ class SessionSampler:
             )
         return whole
 
+    def _stride(self, total: int, sfreq_hz: float) -> int:
+        return total if self.stride_s is None else max(1, round(self.stride_s * sfreq_hz))
+
+    def _fitting(
+        self, data: Any, rows: np.ndarray, sessions: Sequence[int], context: int, target: int, multiple: int
+    ) -> tuple[int, int]:
+        """The asked lengths where two contexts fit (one has nothing to be swapped with), else as little less as needed.
+
+        Where even a second of continuation does not fit twice, the longest that fits once.
+        """
+        sfreq = float(data.sfreq_hz)
+        once: tuple[int, int] | None = None
+        for share in _SHARES:
+            lengths = int(context * share) // multiple * multiple, int(target * share) // multiple * multiple
+            if min(lengths) == 0 or (share < 1 and lengths[1] < sfreq):
+                break
+            stride = self._stride(sum(lengths), sfreq)
+            n = sum(
+                min(
+                    self.contexts_per_session or 2,
+                    len(self._starts(data, session, rows, lengths[0], sum(lengths), stride)),
+                )
+                for session in sessions
+            )
+            if n >= min(2, self.n_contexts or 2):
+                return lengths
+            if n and once is None:
+                once = lengths
+        return once or (context, target)
+
     def _sessions(self, data: Any, rows: np.ndarray) -> list[int]:
         present = [int(session) for session in dict.fromkeys(rows[:, 0].tolist())]
         if not present:
@@ -231,10 +257,9 @@ class SessionSampler:
             kept = [kept[index] for index in sorted(generator.permutation(len(kept))[: self.num_sessions])]
         return kept
 
-    def _starts(
-        self, data: Any, session: int, stretches: np.ndarray, context: int, total: int, stride: int
-    ) -> list[int]:
+    def _starts(self, data: Any, session: int, rows: np.ndarray, context: int, total: int, stride: int) -> list[int]:
         """Possible starts in one session, those to be taken first in front."""
+        stretches = rows[rows[:, 0] == session, 1:]
         fitted_until = _span(data, session)[1]
         found: list[int] = []
         for low, high in stretches[np.argsort(stretches[:, 0])].tolist():

@@ -58,8 +58,10 @@ _WORDS = {
     "own_context": "real context – its continuation",
     "tokenizer": "tokenizer's reconstruction",
     "real": "real",
+    "training": "training",
     "model": "model",
 }
+_SHORT = {"correct": "model", "real_real": "real–real", "own_context": "own context"}
 _MOST_COLUMNS = 3
 _MOST_VALUES = 4.0
 
@@ -75,14 +77,18 @@ def line_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def _word(name: str) -> str:
-    return _WORDS.get(name, name.replace("_", " "))
+    return _WORDS.get(name, f"baseline {name}")
+
+
+def _short(name: str) -> str:
+    return _SHORT.get(name, name.replace("_", " "))
 
 
 def divergence_curves(
     path: Path,
     prefixes_s: Sequence[float],
     lines: Mapping[str, Mapping[str, Float[np.ndarray, "prefix context"]]],
-    metrics: Sequence[str],
+    metrics: Mapping[str, str],
     source: DataSource,
 ) -> Path:
     """Distance to the real continuation against the length compared: medians over contexts, quartiles as bands.
@@ -91,12 +97,12 @@ def divergence_curves(
         path: PNG to write.
         prefixes_s: lengths in seconds.
         lines: line → metric → values; NaN where a line has no value.
-        metrics: panels, in order.
+        metrics: panels, in order: name and title.
         source: where the data came from.
     """
     figure, panels = _grid(len(metrics), 4.3, 3.3)
     styles = line_styles(list(lines))
-    for panel, metric in zip(panels, metrics, strict=False):
+    for panel, (metric, title) in zip(panels, metrics.items(), strict=False):
         for name, values in lines.items():
             found = values.get(metric)
             if found is None or not np.isfinite(found).any():
@@ -106,7 +112,7 @@ def divergence_curves(
             panel.plot(prefixes_s, middle, color=colour, ls=dashes, marker="o", ms=4, label=_word(name))
             if name in ("correct", "target_swap"):
                 panel.fill_between(prefixes_s, low, high, color=colour, alpha=0.15, lw=0)
-        label_axes(panel, metric, "length compared (s)", _direction(metric))
+        label_axes(panel, title, "length compared (s)", _direction(metric))
     _shared_legend(figure, panels)
     figure.suptitle(f"Distance of rollouts to real continuations, {source_text(source)}", fontsize=13)
     return save_figure(figure, path)
@@ -115,7 +121,7 @@ def divergence_curves(
 def distance_violins(
     path: Path,
     lines: Mapping[str, Mapping[str, Float[np.ndarray, " context"]]],
-    metrics: Sequence[str],
+    metrics: Mapping[str, str],
     length_s: float,
     source: DataSource,
 ) -> Path:
@@ -123,7 +129,7 @@ def distance_violins(
     figure, panels = _grid(len(metrics), 4.3, 3.6)
     styles = line_styles(list(lines))
     generator = np.random.default_rng(0)
-    for panel, metric in zip(panels, metrics, strict=False):
+    for panel, (metric, title) in zip(panels, metrics.items(), strict=False):
         shown = [
             (name, kept)
             for name, values in lines.items()
@@ -137,8 +143,8 @@ def distance_violins(
             jitter = generator.uniform(-0.12, 0.12, len(values))
             panel.plot(place + jitter, values, "o", color=colour, ms=3.5, alpha=0.8)
             panel.plot([place - 0.3, place + 0.3], [np.median(values)] * 2, color=colour, lw=2.5)
-        panel.set_xticks(range(len(shown)), [_word(name) for name, _ in shown], rotation=35, ha="right", fontsize=9)
-        label_axes(panel, metric, "", _direction(metric))
+        panel.set_xticks(range(len(shown)), [_short(name) for name, _ in shown], rotation=35, ha="right", fontsize=9)
+        label_axes(panel, title, "", _direction(metric))
     figure.suptitle(f"Distances over the first {length_s:g} s, one dot per context, {source_text(source)}", fontsize=13)
     return save_figure(figure, path)
 
@@ -147,6 +153,7 @@ def effect_sizes(
     path: Path,
     effects: Mapping[str, Mapping[str, tuple[float, float, float]]],
     better_than: Mapping[str, Mapping[str, float]],
+    labels: Mapping[str, str],
     length_s: float,
     source: DataSource,
 ) -> Path:
@@ -156,6 +163,7 @@ def effect_sizes(
         path: PNG to write.
         effects: control → metric → (median difference, low, high); a dot is filled where its interval leaves out 0.
         better_than: control → metric → share of contexts.
+        labels: how each metric is called.
         length_s: length compared.
         source: where the data came from.
     """
@@ -172,7 +180,7 @@ def effect_sizes(
             y = row + 0.18 * (number - (len(controls) - 1) / 2)
             axis.plot(share, y, "o", ms=6, color=colour, mfc=colour if sure else "white", label=_word(control))
     axis.axvline(0.5, color=GREY, lw=1, ls="--")
-    axis.set_yticks(range(len(metrics)), metrics, fontsize=9)
+    axis.set_yticks(range(len(metrics)), [labels[name] for name in metrics], fontsize=9)
     axis.set(xlim=(-0.03, 1.03), ylim=(len(metrics) - 0.4, -0.6))
     label_axes(
         axis,
@@ -339,6 +347,7 @@ def window_metrics(
     times_s: Sequence[float],
     quantiles: Mapping[str, Mapping[str, Float[np.ndarray, "quantile window"]]],
     features: Sequence[str],
+    labels: Mapping[str, str],
     outside: Mapping[str, Mapping[str, float]],
     source: DataSource,
 ) -> Path:
@@ -349,6 +358,7 @@ def window_metrics(
         times_s: middle of each window after the context.
         quantiles: line → feature → the 5, 25, 50, 75 and 95 % quantiles over examples.
         features: panels, in order.
+        labels: how each feature is called.
         outside: line → feature → share of values outside the real range; the last panel shows all features.
         source: where the data came from.
     """
@@ -366,7 +376,7 @@ def window_metrics(
                 if len(times_s) == 1:
                     panel.vlines(times_s, found[0], found[4], color=colour, alpha=0.5)
                 panel.fill_between(times_s, found[0], found[4], color=colour, alpha=0.12, lw=0)
-        label_axes(panel, feature, "middle of the window (s)", "")
+        label_axes(panel, labels[feature], "middle of the window (s)", "")
     bars = panels[len(features)]
     names = list(next(iter(outside.values()))) if outside else []
     height = 0.8 / max(len(outside), 1)
@@ -379,7 +389,7 @@ def window_metrics(
             label=_word(line),
         )
     bars.axvline(0.1, color=GREY, ls="--", lw=1)
-    bars.set_yticks(range(len(names)), names, fontsize=6)
+    bars.set_yticks(range(len(names)), [labels[name] for name in names], fontsize=7)
     bars.invert_yaxis()
     label_axes(bars, "outside the real 5–95 %", "share of windows (real: 0.1)", "")
     _shared_legend(figure, panels)

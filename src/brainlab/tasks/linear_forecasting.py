@@ -115,8 +115,9 @@ class LinearForecasting(LightningModule):
         if _SUMS in checkpoint:
             self._sums.load(checkpoint[_SUMS])
 
-    def configure_optimizers(self) -> None:
+    def configure_optimizers(self) -> list[Any]:
         """Nothing is optimised."""
+        return []
 
 
 def _signal(batch: dict[str, Tensor]) -> Tensor:
