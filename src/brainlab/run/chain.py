@@ -158,7 +158,12 @@ class Chain:
                     if not any(word.startswith("logger") for word in words):
                         composed.logger = cfg.get("logger")
                     composed.pop("hydra", None)
-                    _take(composed, cfg, plan.take, composer.parse(words))
+                    _take(
+                        composed,
+                        cfg,
+                        plan.take,
+                        [w for w in composer.parse(words) if w.key_or_group not in composer.groups],
+                    )
                 with outputs(earlier):
                     validate(composed, composer.origins(words))
                     plain_config(composed)
@@ -314,7 +319,10 @@ def _conclude(
     _offer_checkpoint(done[list(done)[-1]]["checkpoint"], run.directory)
     write_json(run.directory.results, results)
     write_report(run, results, {})
-    log.info("%s\nreport: %s", headline_line(results), run.directory.report)
+    line = headline_line(results)
+    if results["data_source"] == "synthetic":
+        line = f"{line}  [simulated data]"
+    log.info("%s\nreport: %s", line, run.directory.report)
 
 
 def _figures(stage: Path, last: Mapping[str, Any], directory: RunDirectory) -> list[dict[str, Any]]:
