@@ -53,8 +53,7 @@ class _WeightNormed(nn.Module):
 class CausalConv1d(_WeightNormed):
     """A convolution padded on the left by ``(kernel − 1) · dilation − (stride − 1)`` zeros.
 
-    An output frame sees its own ``stride`` samples and ``padding`` samples before them. Where the time is no multiple
-    of the stride, the last frame is filled up with zeros.
+    An output frame sees its own ``stride`` samples and ``padding`` samples before them.
 
     Args:
         n_in: channels of the input.
@@ -75,9 +74,8 @@ class CausalConv1d(_WeightNormed):
             raise InvalidValue("kernel", kernel, f"expected at least the stride, {stride}")
 
     def forward(self, x: Float[Tensor, "batch inputs time"]) -> Float[Tensor, "batch outputs frame"]:
-        """Filter; frames = ceil(time / stride)."""
-        x = F.pad(x, (self.padding, -x.shape[-1] % self.stride))
-        return F.conv1d(x, self.filters, self.bias, self.stride, dilation=self.dilation)
+        """Filter; frames = time // stride."""
+        return F.conv1d(F.pad(x, (self.padding, 0)), self.filters, self.bias, self.stride, dilation=self.dilation)
 
 
 class CausalConvTranspose1d(_WeightNormed):
@@ -91,9 +89,9 @@ class CausalConvTranspose1d(_WeightNormed):
     """
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int) -> None:
-        super().__init__((n_in, n_out, kernel), out_axis=1, fan_in=n_in * kernel // stride)
         if kernel < stride:
             raise InvalidValue("kernel", kernel, f"expected at least the stride, {stride}")
+        super().__init__((n_in, n_out, kernel), out_axis=1, fan_in=n_in * kernel // stride)
         self.stride = stride
         self.past_frames = (kernel - 1) // stride
 
@@ -172,8 +170,8 @@ class SEANetEncoder(nn.Module):
         self.last = CausalConv1d(width, n_dim, last_kernel)
 
     def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch dim frame"]:
-        """The latent of each frame; frames = ceil(time / hop)."""
-        x = self.first(x)
+        """The latent of each frame; frames = ceil(time / hop), the last one filled up with zeros."""
+        x = self.first(F.pad(x, (0, -x.shape[-1] % self.hop)))
         for stage in self.stages:
             x = stage["down"](F.elu(stage["residual"](x)))
         if self.recurrent is not None:

@@ -138,14 +138,32 @@ class Tokenization(LightningModule):
         return terms, found.commit, found.codes, len(real)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        terms, commit, codes, _ = self._terms(batch)
-        loss = self.loss(terms, commit)
+        terms, commit, codes, n_rows = self._terms(batch)
         n = len(batch["signal"])
+        terms = {name: self._of_all(value, n_rows) for name, value in terms.items()}
+        commit = self._of_all(commit, n)
+        loss = self.loss(terms, commit)
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=n)
         self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, batch_size=n)
         counts = code_counts(codes, self.network.vocab_size)
         self.log_dict({"train/commit": commit.detach(), "train/perplexity": perplexity(counts).mean()}, batch_size=n)
-        return loss
+        # Gradients are averaged over processes; each of them has only its own part of the sums.
+        return loss * self._n_processes
+
+    @property
+    def _n_processes(self) -> int:
+        return 1 if self._trainer is None else int(self.trainer.world_size)
+
+    def _of_all(self, mean: Tensor, n: int) -> Tensor:
+        """The mean over the batch of all processes, of which this one has ``n`` terms; gradients are of its own."""
+        if self._n_processes == 1:
+            return mean
+        total = torch.tensor(float(n), device=mean.device)
+        torch.distributed.all_reduce(total)
+        own = mean * (n / total)
+        whole = own.detach().clone()
+        torch.distributed.all_reduce(whole)
+        return own + (whole - own.detach())
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._judge(batch, "val")

@@ -1,0 +1,143 @@
+"""Training a tokenizer: the loss by its definition, absent channels, and a resumed training."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from brainlab.data.sampling import already_collated
+from brainlab.errors import InvalidValue
+from brainlab.models.braintokmix import BrainTokMix
+from brainlab.tasks.tokenization import Tokenization, code_counts, perplexity, reconstruction_terms
+
+NETWORK = functools.partial(BrainTokMix, n_filters=8, n_dim=16, codebook_size=24, n_neuro=2, n_levels=2)
+
+
+class _Windows(torch.utils.data.Dataset):
+    """Smooth mixtures of three oscillations; the last channel of every other window is absent."""
+
+    def __init__(self, n: int) -> None:
+        rng = np.random.default_rng(0)
+        time = np.arange(64) / 100
+        mixing, rate = rng.normal(size=(6, 3)), np.array([[3.0], [6.0], [11.0]])
+        sources = np.sin(2 * np.pi * rate * time + rng.uniform(0, 2 * np.pi, (n, 3, 1)))
+        self.signal = torch.tensor(np.einsum("cs,nst->nct", mixing, sources), dtype=torch.float32)
+        self.present = torch.ones(n, 6, dtype=torch.bool)
+        self.present[::2, -1] = False
+        self.signal[~self.present] = 0
+
+    def __len__(self) -> int:
+        return len(self.signal)
+
+    def __getitems__(self, index: list[int]) -> dict[str, torch.Tensor]:
+        return {"signal": self.signal[index], "present": self.present[index], "index": torch.tensor(index)}
+
+
+def _loader(n: int = 24) -> DataLoader:
+    return DataLoader(_Windows(n), batch_size=8, collate_fn=already_collated)
+
+
+def _trainer(folder: Path, **settings: object) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return lightning.Trainer(default_root_dir=folder, enable_checkpointing=False, **{**quiet, **settings})  # type: ignore[arg-type]
+
+
+def _task(**settings: object) -> Tokenization:
+    torch.manual_seed(0)
+    return Tokenization(network=NETWORK, n_channels=6, **{"lr": 3e-3, "warmup_steps": 2, **settings})  # type: ignore[arg-type]
+
+
+def test_terms_follow_their_definitions():
+    rng = np.random.default_rng(0)
+    real, guess = rng.normal(size=(2, 3, 50))
+    found = reconstruction_terms(torch.tensor(real), torch.tensor(guess))
+    taper = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(50) / 50)
+    a, b = (np.fft.rfft(x * taper, norm="ortho") for x in (real, guess))
+    np.testing.assert_allclose(found["mae"], np.abs(real - guess).mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found["amp"], np.abs(np.abs(a) - np.abs(b)).mean(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(found["phase"], np.abs(np.angle(a) - np.angle(b)).mean(axis=1), rtol=1e-4)
+    for row in range(3):
+        covariance = np.cov(real[row], guess[row])
+        expected = covariance[0, 1] / (math.sqrt(covariance[0, 0] * covariance[1, 1]) + 1e-6)
+        assert float(found["pcc"][row]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_flat_channel_has_finite_terms_and_gradients():
+    guess = torch.randn(2, 40, requires_grad=True)
+    terms = reconstruction_terms(torch.zeros(2, 40), guess)
+    sum(value.sum() for value in terms.values()).backward()
+    assert bool(torch.isfinite(guess.grad).all())
+    flat = torch.zeros(2, 40, requires_grad=True)
+    sum(value.sum() for value in reconstruction_terms(torch.randn(2, 40), flat).values()).backward()
+    assert bool(torch.isfinite(flat.grad).all())
+
+
+def test_the_loss_is_the_weighted_sum_of_the_mean_terms():
+    task = _task()
+    terms = {"mae": torch.tensor(0.3), "pcc": torch.tensor(0.5), "amp": torch.tensor(0.2), "phase": torch.tensor(1.0)}
+    expected = 0.3 + math.exp(-0.5) + 0.07 + 0.2 + 0.5
+    assert float(task.loss(terms, torch.tensor(0.07))) == pytest.approx(expected)
+
+
+def test_perplexity_counts_codes_in_use():
+    codes = torch.tensor([[0, 5], [1, 5], [2, 5], [3, 5]])
+    counts = code_counts(codes, 8)
+    assert counts.tolist() == [[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 4, 0, 0]]
+    assert perplexity(counts).tolist() == pytest.approx([4.0, 1.0], abs=1e-4)
+
+
+def test_absent_channels_do_not_count(tmp_path):
+    batch = _Windows(8).__getitems__(list(range(8)))
+    task = _task().eval()
+    before = task._terms(batch)[0]
+    changed = {**batch, "present": torch.ones_like(batch["present"])}
+    assert not math.isclose(before["mae"].item(), task._terms(changed)[0]["mae"].item())
+    rows = batch["signal"][batch["present"]]
+    expected = reconstruction_terms(rows, task(batch["signal"])[batch["present"]])["mae"].mean()
+    assert float(before["mae"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_training_brings_signals_back(tmp_path):
+    task = _task(lr=1e-2, scheduler="CosineAnnealingLR", phase_weight=0.1)
+    trainer = _trainer(tmp_path, max_epochs=15, gradient_clip_val=1.0, check_val_every_n_epoch=15)
+    trainer.fit(task, _loader(48), _loader())
+    found = trainer.callback_metrics
+    assert float(found["val/pcc"]) > 0.6
+    assert float(found["val/perplexity"]) > 4
+    assert 0 < float(found["val/codes_used"]) <= 1
+    assert {"train/loss", "train/commit", "train/perplexity", "val/loss", "val/mae"} <= set(found)
+
+
+def test_a_resumed_training_ends_with_the_same_weights_and_codebooks(tmp_path):
+    whole = _task(scheduler="ExponentialLR", scheduler_options={"gamma": 0.99})
+    _trainer(tmp_path, max_epochs=4).fit(whole, _loader())
+    first = _task(scheduler="ExponentialLR", scheduler_options={"gamma": 0.99})
+    trainer = _trainer(tmp_path, max_epochs=2)
+    trainer.fit(first, _loader())
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    second = _task(scheduler="ExponentialLR", scheduler_options={"gamma": 0.99})
+    _trainer(tmp_path, max_epochs=4).fit(second, _loader(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert second.network.fingerprint == whole.network.fingerprint
+
+
+def test_only_matrices_and_filters_decay(tmp_path):
+    task = _task()
+    task.trainer = _trainer(tmp_path, max_steps=4)
+    groups = {group["name"]: group for group in task.configure_optimizers()["optimizer"].param_groups}
+    assert all(parameter.ndim >= 2 for parameter in groups["decay"]["params"])
+    assert all(parameter.ndim == 1 for parameter in groups["no_decay"]["params"])
+    assert groups["no_decay"]["weight_decay"] == 0
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(InvalidValue, match=r"model.n_channels=null"):
+        Tokenization(network=NETWORK)
+    with pytest.raises(InvalidValue, match=r"model.phase_weight=-1"):
+        _task(phase_weight=-1.0)
