@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from brainlab.datasets.recordings import RecordingFile
+from brainlab.errors import InvalidFile
 from brainlab.io.cache import Cache
 from brainlab.io.store import Store
 from brainlab.prepare.sessions import prepare_session, prepare_store
@@ -46,7 +47,7 @@ class Case:
     n_kept: int
     dropped: dict[str, int]
     n_events: int
-    band: tuple[float | None, float | None]
+    band: tuple[float | None, float]
     sfreq_hz: float
     extra: tuple[str, ...] = ()
 
@@ -77,7 +78,7 @@ CASES = {
         100.0,
     ),
     "neuroscan": Case(
-        "eeg/neuroscan/test.cnt", _neuroscan, "eog", "other", "V", 2, {}, 24, (None, None), 100.0,
+        "eeg/neuroscan/test.cnt", _neuroscan, "eog", "other", "V", 2, {}, 24, (0.5, 40.0), 100.0,
     ),
     "bids with a wrong header": Case(
         "bids/tiny_bids/sub-01/ses-eeg/eeg/sub-01_ses-eeg_task-rest_eeg.vhdr", _float_bids, "eeg", "eeg", "V", 64,
@@ -96,8 +97,7 @@ def _plain(case: Case, path: Path) -> Any:
     raw.load_data(verbose="ERROR")
     raw.drop_channels([name for name in case.extra if name in raw.ch_names])
     raw.pick(case.kind, verbose="ERROR")
-    if case.band != (None, None):
-        raw.filter(*case.band, verbose="ERROR")
+    raw.filter(*case.band, picks="all", verbose="ERROR")
     return raw.resample(case.sfreq_hz, method="fft", npad="auto", verbose="ERROR")
 
 
@@ -241,3 +241,25 @@ def test_what_the_readers_corrected_stands_in_the_manifest(real_data_dir: Path, 
     assert any("26080 samples" in warning for warning in rows[0]["warnings"])
     assert any("IEEE_FLOAT_32" in warning for warning in rows[1]["warnings"])
     assert rows[1]["bads"] == ["PO10"]
+
+
+@pytest.mark.parametrize("name", ["meg/kit_test.sqd", "meg/test_ctf_comp_raw.fif", "eeg/eeglab/eeglab_data.set"])
+def test_a_file_cut_short_is_one_sentence_and_stands_in_the_manifest(
+    real_data_dir: Path, tmp_path: Path, name: str
+) -> None:
+    source = real_data_dir / name
+    broken = tmp_path / source.name
+    data = source.with_suffix(".fdt") if source.suffix == ".set" else source
+    if data != source:
+        broken.write_bytes(source.read_bytes())
+    (tmp_path / data.name).write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    good = RecordingFile(real_data_dir / "eeg/edf/test_stim_channel.edf", "good", "real", "sub-02", "rest")
+    files = [RecordingFile(broken, "broken", "real", "sub-01", "rest"), good]
+    steps = {"resample": Resample(100.0)}
+    with pytest.raises(InvalidFile) as error:
+        prepare_store(files, tmp_path / "store", steps, cache=Cache(tmp_path / "cache"))
+    assert source.name in str(error.value)
+    assert "\n" not in str(error.value)
+    rows = prepare_store(files, tmp_path / "rest", steps, cache=Cache(tmp_path / "cache"), on_error="skip")
+    assert [row["status"] for row in rows] == ["failed", "prepared"]
+    assert source.name in rows[0]["error"]

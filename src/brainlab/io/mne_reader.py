@@ -174,9 +174,10 @@ def _read_neuroscan(path: Path, notes: list[str]) -> Any:
 
     try:
         return mne.io.read_raw_cnt(path, preload=False, verbose=_HEARD)
-    except Exception as refusal:
+    except Exception:
+        # Whatever its parser stumbled over: the reader of our own says what is wrong with the header.
         file = Neuroscan.open(path)
-        notes += [f"MNE refuses the file ({_first_line(refusal)}), brainlab's own reader took it", *file.notes]
+        notes += ["MNE refuses the file, brainlab's own reader took it", *file.notes]
     from brainlab.io.lazy_raw import LazyRaw
 
     info = mne.create_info(list(file.ch_names), file.sfreq_hz, "eeg", verbose="ERROR")
