@@ -209,7 +209,7 @@ def power_spectra(
         if name in ("real", "model"):
             axis.fill_between(frequency_hz, low, high, color=colour, alpha=0.15, lw=0)
     real = spectra.get("real")
-    if real is not None and real.size:
+    if real is not None and np.median(real, axis=0).max() > 0:
         middle = np.median(real, axis=0)
         axis.set_ylim(max(middle.min() / 30, middle.max() * 1e-8), middle.max() * 30)
     label_axes(axis, f"Power spectra, {source_text(source)}", "frequency (Hz)", "power density")
