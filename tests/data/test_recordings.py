@@ -19,6 +19,7 @@ from brainlab.data.sources import Source
 from brainlab.data.splits import PARTS
 from brainlab.datasets.recordings import AnyRecordings, RecordingFile
 from brainlab.errors import InvalidFile, InvalidValue, LeakError
+from brainlab.io.legacy_chunks import write_chunks
 from brainlab.prepare.steps.channels import Pick
 from brainlab.prepare.steps.cleaning import Clean
 from brainlab.prepare.steps.filters import Resample
@@ -378,6 +379,24 @@ def test_a_broken_file_fails_or_is_skipped_and_stays_in_the_manifest(cache: Path
     data = ready(cache, tmp_path, split="time", on_error="skip")
     assert len(data.store) == 3
     assert data.describe()["status"] == {"failed": 1, "prepared": 3}
+
+
+def test_a_tree_of_pickled_chunks_is_imported_with_its_borders(cache: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        places = rng.uniform(size=(2, 2))
+        write_chunks(
+            tmp_path / f"sub-{number}_rest", rng.standard_normal((2, 1500)), 50.0, ["MLC11", "MLC12"], ["mag"] * 2,
+            places, chunk_s=12,
+        )  # fmt: skip
+    data = ready(cache, tmp_path, split="session", fractions=[0.4, 0.3, 0.3])
+    assert data.sfreq_hz == 50.0
+    assert [row[1:] for rows in data.stretches.values() for row in rows.tolist()] == 3 * [
+        [0, 600], [600, 1200], [1200, 1500],
+    ]  # fmt: skip
+    assert {row["status"] for row in data.describe()["recordings"]} == {"prepared"}
+    with pytest.raises(InvalidValue, match=r"data\.subject=1: expected nothing but the default"):
+        ready(cache, tmp_path, subject=1)
 
 
 def test_a_subject_is_chosen_by_name(cache: Path, root: Path) -> None:

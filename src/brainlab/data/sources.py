@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from brainlab.datasets.recordings import RecordingFile, companions, recordings_of
 from brainlab.errors import InvalidValue
 from brainlab.io.cache import Cache, code_digest
+from brainlab.io.legacy_chunks import convert_chunk_tree, is_chunk_tree
 from brainlab.io.store import Store, StoreWriter
 from brainlab.prepare.sessions import MANIFEST, prepare_store, recipe_of_steps
 from brainlab.types import DataSource
@@ -97,6 +98,8 @@ def prepare_source(
         InvalidFile: recordings failed and ``on_error`` is "raise", or nothing is left.
     """
     folder = Path(source.root).expanduser() if source.root is not None else _simulated(source, cache, size)
+    if source.root is not None and is_chunk_tree(folder):
+        return _imported(source, cache, folder)
     files = source.dataset.find(folder, source.include)
     if source.subject is not None:
         files = recordings_of(source.subject, files)
@@ -123,6 +126,27 @@ def prepare_source(
         )
 
     return cache.get("recordings", _plain(recipe), {"files": cache.fingerprint_files(parts, folder)}, prepare)
+
+
+def _imported(source: Source, cache: Cache, folder: Path) -> Path:
+    """The store of a tree of pickled chunks, which an older system has prepared: no step is applied again."""
+    if source.include not in ("*", ["*"], ("*",)) or source.subject is not None:
+        name = "data.subject" if source.subject is not None else "data.include"
+        raise InvalidValue(
+            name, source.subject if source.subject is not None else source.include,
+            "expected nothing but the default, since a tree of prepared chunks is imported as a whole",
+        )  # fmt: skip
+    log.info("%s holds recordings that were prepared before: they are imported, data.steps is not applied", folder)
+
+    def build(target: Path) -> None:
+        note = {"note": "imported; data.steps was not applied"}
+        rows = [{**row, **note} for row in convert_chunk_tree(folder, target)]
+        (target / MANIFEST).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    parts = sorted(path for path in folder.glob("*/*.npy") if not path.parent.name.startswith("."))
+    inputs = {"files": cache.fingerprint_files(parts, folder)}
+    recipe = {"import": "chunks", "name": folder.resolve().name, "code": code_digest("io")}
+    return cache.get("recordings", recipe, inputs, build)
 
 
 def _simulated(source: Source, cache: Cache, size: str) -> Path:
