@@ -11,7 +11,7 @@ import torch
 
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.models.lagged_products import LaggedProducts
-from brainlab.models.var_baseline import Autoregression, SeasonalNaive, VectorAutoregression
+from brainlab.models.var_baseline import Autoregression, ContextAutoregression, SeasonalNaive, VectorAutoregression
 
 MEAN = SimpleNamespace(temperature=0.0, kind="top_p")
 
@@ -211,6 +211,22 @@ def test_seasonal_naive_repeats_the_last_period() -> None:
     model = SeasonalNaive(1, period=3).fit([np.arange(20.0)[None] % 3 + 0.01 * np.arange(20.0)[None]])
     forecast = model.forecast(torch.tensor([[[9.0, 1.0, 2.0, 3.0]]]), 7, None)
     assert forecast.tolist() == [[[1.0, 2.0, 3.0, 1.0, 2.0, 3.0, 1.0]]]
+
+
+def test_a_model_of_the_context_knows_only_the_context() -> None:
+    """Two recordings of different frequency in one batch: each is continued at its own."""
+    time = torch.arange(400.0)
+    rng = torch.Generator().manual_seed(0)
+    context = torch.stack([torch.sin(w * time)[None] for w in (0.3, 1.1)]) + 0.05 * torch.randn(
+        2, 1, 400, generator=rng
+    )
+    drawn = ContextAutoregression(1, order=6).forecast(context, 512, None, torch.Generator().manual_seed(1))
+    peak = torch.fft.rfft(drawn[:, 0]).abs().argmax(dim=-1) * 2 * math.pi / 512
+    torch.testing.assert_close(peak, torch.tensor([0.3, 1.1]), atol=0.03, rtol=0)
+    alone = Autoregression(1, order=6).fit(context[1].numpy()[None])
+    torch.testing.assert_close(
+        ContextAutoregression(1, order=6).forecast(context, 50, MEAN)[1:], alone.forecast(context[1:], 50, MEAN)
+    )
 
 
 def test_sensors_that_never_stand_in_one_recording_are_fitted_apart() -> None:

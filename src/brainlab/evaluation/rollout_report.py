@@ -242,10 +242,10 @@ def tables_of(found: Findings) -> list[Table]:
                     (
                         name,
                         facts["model"],
-                        facts["order"] or facts.get("period", "–"),
-                        facts["samples_fitted"],
-                        round(facts["spectral_radius_fitted"], 4),
-                        round(facts["shrinkage"], 4),
+                        facts.get("order") or facts.get("period", "–"),
+                        facts.get("samples_fitted", "each context"),
+                        round(facts["spectral_radius_fitted"], 4) if "spectral_radius_fitted" in facts else "–",
+                        round(facts["shrinkage"], 4) if "shrinkage" in facts else "–",
                     )
                     for name, facts in found.described.items()
                     if "model" in facts
@@ -292,11 +292,10 @@ def notes_of(found: Findings) -> list[str]:
     notes += _significance(found)
     notes.append(
         "The real–real distance is that of two different real continuations: a perfect generator that ignores its "
-        "context stands there, one that keeps to its context falls below it. The tokenizer's reconstruction is the "
-        "ceiling of a model of codes."
-        if found.tokens is not None
-        else "The real–real distance is that of two different real continuations: a perfect generator that ignores its "
-        "context stands there, one that keeps to its context falls below it."
+        "context stands there. Rollouts fall below it by keeping to their recording (then the target swap lies higher) "
+        "or by being like the average of all recordings (then it does not). The distance of the context's end to its "
+        "continuation (own context) shows how far a recording is from itself."
+        + (" The tokenizer's reconstruction is the ceiling of a model of codes." if found.tokens is not None else "")
     )
     if found.read_s is not None and found.read_s < sampled.context_steps / sfreq:
         notes.append(

@@ -280,14 +280,16 @@ class Rollouts:
             name: each if hasattr(each, "forecast") else each(n_channels=real.signal.shape[1])
             for name, each in self.baselines.items()
         }
-        sums = {name: baseline.statistics() for name, baseline in fitting.items()}
+        # Those without sums to fit take all they know from each context.
+        sums = {name: baseline.statistics() for name, baseline in fitting.items() if hasattr(baseline, "statistics")}
         if sums:
             for session, signal in data.training_signals(self.baseline_max_s):
                 present = torch.from_numpy(np.asarray(data.present(session), bool))[None]
                 for each in sums.values():
                     each.add(torch.from_numpy(signal)[None], present)
         for name, baseline in fitting.items():
-            baseline.solve(sums[name])
+            if name in sums:
+                baseline.solve(sums[name])
             made[name], facts[name] = self._continued(baseline, real, "cpu")
             facts[name] |= baseline.describe()
             log.info("%s: fitted and rolled out in %.1f s", name, facts[name]["seconds"])

@@ -1,4 +1,4 @@
-"""Linear baselines of forecasting: vector autoregression, one autoregression per channel, seasonal naive.
+"""Linear baselines of forecasting: vector autoregression, autoregression per channel or per context, seasonal naive.
 
 What a network is read against: everything that linear prediction with Gaussian innovations can know. They are fitted
 in closed form from lagged products (:mod:`brainlab.models.lagged_products`) and need no optimiser.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.models.lagged_products import LaggedProducts, Moments, SeasonProducts
 
-__all__ = ["Autoregression", "SeasonalNaive", "VectorAutoregression"]
+__all__ = ["Autoregression", "ContextAutoregression", "SeasonalNaive", "VectorAutoregression"]
 
 _SMALLEST_SHARE = 1e-6  # of the mean innovation variance: keeps the covariance of rank-deficient data invertible
 _MOST_DENSE = 1500  # rows of a companion matrix whose eigenvalues are all found
@@ -79,14 +79,14 @@ class VectorAutoregression(nn.Module):
         """Empty sums to add training stretches to."""
         return LaggedProducts(self.n_channels, self.context_steps)
 
-    def fit(self, signals: Iterable[Any]) -> VectorAutoregression:
+    def fit(self, signals: Iterable[Any]) -> Self:
         """Fit to (channel, time) arrays or tensors, each a stretch without gaps; returns itself."""
         sums = self.statistics()
         for signal in signals:
             sums.add(torch.as_tensor(np.asarray(signal))[None])
         return self.solve(sums)
 
-    def solve(self, statistics: LaggedProducts) -> VectorAutoregression:
+    def solve(self, statistics: Any) -> Self:
         """Fit to accumulated sums; returns itself.
 
         Raises:
@@ -320,7 +320,7 @@ class SeasonalNaive(VectorAutoregression):
         """Empty sums to add training stretches to."""
         return SeasonProducts(self.n_channels, self.period)
 
-    def solve(self, statistics: Any) -> SeasonalNaive:
+    def solve(self, statistics: Any) -> Self:
         """Take the covariance of x[t] − x[t − period] from the sums; there is nothing else to fit."""
         if statistics.n == 0:
             raise InvalidValue("period", self.period, "expected stretches of training signal longer than the period")
@@ -348,6 +348,49 @@ class SeasonalNaive(VectorAutoregression):
     def describe(self) -> dict[str, Any]:
         """What the fit found, JSON-ready."""
         return {**super().describe(), "order": None, "period": self.period}
+
+
+class ContextAutoregression(nn.Module):
+    """One AR(p) per channel, fitted anew to every context and continued from there.
+
+    It has learned nothing from other recordings and knows the spectrum and the covariance of this one: what a network
+    has to add to its context. There is nothing to fit in advance.
+
+    Args:
+        n_channels: channels of the signal.
+        order, ridge, max_radius: as for :class:`VectorAutoregression`.
+    """
+
+    def __init__(self, n_channels: int, order: int = 10, ridge: float = 1e-4, max_radius: float = 0.999) -> None:
+        super().__init__()
+        self.each = Autoregression(n_channels, order, ridge, max_radius)
+
+    def fit(self, signals: Iterable[Any]) -> ContextAutoregression:
+        """Nothing is taken from training signals; returns itself."""
+        return self
+
+    @torch.no_grad()
+    def forecast(
+        self,
+        context: Float[Tensor, "batch channel time"],
+        steps: int,
+        sampler: Any = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "batch channel steps"]:
+        """Fit, then run freely; see :meth:`VectorAutoregression.forecast`.
+
+        Raises:
+            InvalidValue: where a context is not longer than the order.
+        """
+        drawn = []
+        for row in context.cpu():
+            model = self.each.fit([row])
+            drawn.append(model.forecast(row[None], steps, sampler, generator))
+        return torch.cat(drawn).to(context.device)
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, JSON-ready."""
+        return {"model": type(self).__name__, "order": self.each.order, "n_channels": self.each.n_channels}
 
 
 def _solve(gram: Tensor, right: Tensor) -> Tensor:
