@@ -109,6 +109,23 @@ def test_silence_and_a_cut_end_stay_as_the_header_says(tmp_path):
     assert any("inside a sample" in note for note in notes)
 
 
+def test_units_that_the_header_leaves_open_come_from_the_table(tmp_path):
+    path = write(tmp_path, SHORT, "INT_16")
+    text = path.read_text(encoding="utf-8").replace("Ch1=E0,,0.1,µV", "Ch1=E0,,0.1").replace("E1,,0.1,µV", "E1,,0.1,")
+    path.write_text(text, encoding="utf-8")
+    assert read_header(path).without_unit == ("E0", "E1")
+    raw, notes = open_raw(path)
+    np.testing.assert_allclose(raw.get_data(), SHORT.T * 0.1e-6, rtol=1e-6)
+    rows = "name\ttype\tunits\nE0\tEEG\tmV\nE1\tEEG\tn/a\nE2\tEEG\tmV\n"
+    (tmp_path / "sub-01_task-rest_channels.tsv").write_text(rows)
+    raw, notes = open_raw(path)
+    scale = np.array([[0.1e-3], [0.1e-6], [0.1e-6]])
+    np.testing.assert_allclose(raw.get_data(), SHORT.T * scale, rtol=1e-6)
+    assert len(raw.annotations) == 1
+    # A unit that the header does state wins, and the disagreement is noted.
+    assert [note for note in notes if "units" in note and "E2" in note and "E0" not in note]
+
+
 def test_headers_of_other_kinds_are_left_to_mne(tmp_path):
     path = write(tmp_path, SHORT, "INT_16")
     assert read_header(path).n_channels == 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from datetime import UTC, datetime
 
 import mne
@@ -176,3 +177,14 @@ def test_folder_of_bti_is_told_by_its_config(tmp_path):
     with pytest.raises(InvalidFile) as error:
         open_raw(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["raw", "egi"])
+def test_the_simple_binary_of_egi_is_read(tmp_path, ending):
+    counts = np.arange(3 * 50, dtype=">i2").reshape(50, 3)
+    head = struct.pack(">i6hi3h", 2, 2024, 5, 1, 12, 0, 0, 0, 250, 3, 1) + struct.pack(">2hih", 0, 0, 50, 0)
+    path = tmp_path / f"x.{ending}"
+    path.write_bytes(head + counts.tobytes())
+    raw, _ = open_raw(path)
+    assert (raw.info["sfreq"], raw.n_times) == (250.0, 50)
+    np.testing.assert_allclose(raw.get_data(picks="eeg"), counts.T * 1e-6, rtol=1e-6)

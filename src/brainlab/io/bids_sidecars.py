@@ -18,7 +18,7 @@ import numpy as np
 
 from brainlab.errors import InvalidFile
 
-__all__ = ["apply_sidecars", "sidecar", "sidecar_facts", "table"]
+__all__ = ["apply_sidecars", "sidecar", "sidecar_facts", "stated_units", "table"]
 
 _KINDS = {
     "EEG": "eeg", "EOG": "eog", "HEOG": "eog", "VEOG": "eog", "ECG": "ecg", "EMG": "emg", "MISC": "misc",
@@ -72,6 +72,17 @@ def sidecar_facts(path: Path) -> dict[str, Any]:
     for file in reversed(list(_sidecars(path, f"{suffix}.json"))):
         facts |= _json(file)
     return facts
+
+
+def stated_units(path: Path) -> dict[str, str]:
+    """Channel → unit of those that ``_channels.tsv`` gives in volts or a fraction of them.
+
+    Raises:
+        InvalidFile: if the table cannot be read.
+    """
+    file = sidecar(path, "channels.tsv")
+    rows = table(file) if file else []
+    return {row["name"]: row["units"] for row in rows if "name" in row and _volts(row.get("units")) is not None}
 
 
 def table(path: Path) -> list[dict[str, str]]:

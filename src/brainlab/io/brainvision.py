@@ -11,6 +11,7 @@ from __future__ import annotations
 import configparser
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ _LOOKED_AT = 1 << 18
 
 @dataclass(frozen=True)
 class Header:
-    """What a ``.vhdr`` says of its data file."""
+    """What a ``.vhdr`` says of its data file; ``without_unit`` are the channels whose unit it leaves open."""
 
     path: Path
     data: Path
@@ -105,30 +106,45 @@ def true_format(header: Header, duration_s: float | None = None) -> tuple[str, s
     )
 
 
-def _with_format(header: Header, name: str) -> str:
-    """The header's text with another number format and absolute file names, to be read from anywhere."""
+def open_with_format(header: Header, name: str, units: Mapping[str, str] | None = None) -> Any:
+    """MNE's object for the data file read in another format, or other units, than the header's; nothing is copied.
+
+    Args:
+        header: of the file.
+        name: number format.
+        units: channel → unit, for channels whose unit the header leaves open.
+    """
+    import mne
+
+    with tempfile.TemporaryDirectory() as folder:
+        corrected = Path(folder) / header.path.name
+        corrected.write_text(_rewritten(header, name, units or {}), encoding="utf-8")
+        return mne.io.read_raw_brainvision(corrected, preload=False, verbose="WARNING")
+
+
+def _rewritten(header: Header, name: str, units: Mapping[str, str]) -> str:
+    """The header's text with another number format, units, and absolute file names, to be read from anywhere."""
     raw = header.path.read_bytes()
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1").replace("ANSI", "UTF-8")
-    text = re.sub(r"^(BinaryFormat\s*=).*$", rf"\g<1>{name}", text, flags=re.MULTILINE)
 
     def absolute(match: re.Match[str]) -> str:
         file = match.group(2).strip().replace("$b", header.path.stem)
         return f"{match.group(1)}{(header.path.parent / file).resolve()}"
 
-    return re.sub(r"^((?:DataFile|MarkerFile)\s*=)(.+)$", absolute, text, flags=re.MULTILINE)
+    def with_unit(match: re.Match[str]) -> str:
+        fields = match.group(2).rstrip("\r").split(",")
+        unit = units.get(fields[0].replace("\\1", ","))
+        if unit is None:
+            return match.group(0)
+        fields += [""] * (4 - len(fields))
+        return match.group(1) + ",".join([*fields[:3], unit, *fields[4:]])
 
-
-def open_with_format(header: Header, name: str) -> Any:
-    """MNE's object for the data file read in another format than the header's; samples stay on disk."""
-    import mne
-
-    with tempfile.TemporaryDirectory() as folder:
-        corrected = Path(folder) / header.path.name
-        corrected.write_text(_with_format(header, name), encoding="utf-8")
-        return mne.io.read_raw_brainvision(corrected, preload=False, verbose="WARNING")
+    text = re.sub(r"^(BinaryFormat\s*=).*$", rf"\g<1>{name}", text, flags=re.MULTILINE)
+    text = re.sub(r"^((?:DataFile|MarkerFile)\s*=)(.+)$", absolute, text, flags=re.MULTILINE)
+    return re.sub(r"^(Ch\d+\s*=)(.*)$", with_unit, text, flags=re.MULTILINE)
 
 
 def _bytes_per_sample(header: Header, name: str) -> int:

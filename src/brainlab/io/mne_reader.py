@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from brainlab.errors import InvalidFile, InvalidValue
-from brainlab.io.bids_sidecars import apply_sidecars, sidecar_facts
+from brainlab.io.bids_sidecars import apply_sidecars, sidecar_facts, stated_units
 from brainlab.io.brainvision import open_with_format, read_header, true_format
 from brainlab.io.neuroscan import Neuroscan, is_neuroscan
 from brainlab.io.recording import Annotation, Channel, Event, Position, Recording
@@ -151,7 +151,7 @@ def _read(path: Path, notes: list[str]) -> Any:
         return _read_neuroscan(path, notes)
     if (bti := _bti_parts(path)) is not None:
         return mne.io.read_raw_bti(*bti, rename_channels=False, preload=False, verbose=_HEARD)
-    if ending == ".raw" and path.is_file():
+    if ending in (".raw", ".egi") and path.is_file():
         return mne.io.read_raw_egi(path, preload=False, verbose=_HEARD)
     return mne.io.read_raw(path, preload=False, verbose=_HEARD)
 
@@ -161,11 +161,15 @@ def _read_brainvision(path: Path, notes: list[str]) -> Any:
 
     header = read_header(path)
     if header is not None:
-        length = sidecar_facts(path).get("RecordingDuration") if path.name.startswith("sub-") else None
+        in_bids = path.name.startswith("sub-")
+        length = sidecar_facts(path).get("RecordingDuration") if in_bids else None
         name, note = true_format(header, float(length) if isinstance(length, int | float) and length > 0 else None)
         notes += [note] if note else []
-        if name != header.format:
-            return open_with_format(header, name)
+        # Without a unit MNE takes microvolts.
+        stated = stated_units(path) if in_bids and header.without_unit else {}
+        units = {channel: stated[channel] for channel in header.without_unit if channel in stated}
+        if name != header.format or units:
+            return open_with_format(header, name, units)
     return mne.io.read_raw_brainvision(path, preload=False, verbose=_HEARD)
 
 
