@@ -50,14 +50,12 @@ class Course:
         self.signal = signal[:, : ends[-1]]
         self.grid, self.ends = grid, np.asarray(ends, dtype=np.int64)
         self.offset = self.signal.mean(axis=-1, dtype=np.float64)
+        z = self.signal - self.offset[:, None]
+        spread = float(np.sqrt(np.einsum("ct,ct->c", z, z).max(initial=0.0) / z.shape[1]))
         # Powers of signals in tesla underflow in single precision. A power of two costs no digit.
-        spread = float(np.abs(self.signal.astype(np.float64).std(axis=-1)).max(initial=0.0))
         self.gain = 2.0 ** -round(np.log2(spread)) if spread > 0 else 1.0
-
-    @cached_property
-    def centred(self) -> Float[np.ndarray, "channel time"]:
-        """The signal minus its mean, times ``gain``, in single precision: for spectra."""
-        return ((self.signal - self.offset[:, None]) * self.gain).astype(np.float32)
+        #: The signal minus its mean, times ``gain``, in single precision: for spectra.
+        self.centred: Float[np.ndarray, "channel time"] = (z * self.gain).astype(np.float32)
 
     @cached_property
     def sums(self) -> tuple[np.ndarray, ...]:
@@ -68,20 +66,18 @@ class Course:
         """
         z = self.signal - self.offset[:, None]
         squared = z * z
-        starts = np.concatenate([[0], self.ends[:-1]])
         running = np.cumsum(z, axis=-1)
         running_squares = np.cumsum(squared, axis=-1)
         last = self.ends - 1
-        powers = np.stack(
+        blocks = [slice(start, end) for start, end in pairwise([0, *self.ends.tolist()])]
+        higher = [[np.einsum("ct,ct->c", squared[:, k], side[:, k]) for k in blocks] for side in (z, squared)]
+        powers = np.concatenate(
             [
-                running[:, last],
-                running_squares[:, last],
-                np.cumsum(np.add.reduceat(squared * z, starts, axis=-1), axis=-1),
-                np.cumsum(np.add.reduceat(squared * squared, starts, axis=-1), axis=-1),
+                np.stack([running[:, last].T, running_squares[:, last].T]),
+                np.cumsum(np.array(higher), axis=1),
             ]
-        ).transpose(0, 2, 1)
-        blocks = [z[:, start:end] for start, end in zip(starts, self.ends, strict=True)]
-        products = np.cumsum(np.stack([block @ block.T for block in blocks]), axis=0)
+        )
+        products = np.cumsum(np.stack([z[:, k] @ z[:, k].T for k in blocks]), axis=0)
         return powers, products, *self._lagged(z, running, running_squares), self._detrended_energy(running)
 
     def _lagged(self, z: np.ndarray, running: np.ndarray, running_squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -113,10 +109,11 @@ class Course:
         for column, scale in enumerate(scales.tolist()):
             n = int(self.ends[-1]) // scale
             ramp = np.arange(scale) - 0.5 * (scale - 1)
-            basis = np.stack([np.full(scale, scale**-0.5), ramp / np.linalg.norm(ramp)], axis=1)
+            basis = (np.full(scale, scale**-0.5), ramp / np.linalg.norm(ramp))
             parts = (len(profile), n, scale)
-            fitted = np.square(profile[:, : n * scale].reshape(parts) @ basis).sum(axis=-1)
-            residual = np.maximum(squared[:, : n * scale].reshape(parts).sum(axis=-1) - fitted, 0.0)
+            level, slope = (profile[:, : n * scale].reshape(parts) @ vector for vector in basis)
+            whole = squared[:, : n * scale].reshape(parts) @ np.ones(scale)
+            residual = np.maximum(whole - level * level - slope * slope, 0.0)
             counts = self.ends // scale
             energy[:, :, column] = (np.cumsum(residual, axis=-1)[:, counts - 1] / (counts * scale)).T
         return energy
@@ -126,11 +123,9 @@ class Course:
         """Welch's power density of each prefix (constant detrend, mean over segments), unit²/Hz."""
         if "transform" in self.__dict__:
             return self.transform[1]
-        grid = self.grid
-        segments = np.lib.stride_tricks.sliding_window_view(self.centred, grid.n_segment, axis=-1)
-        segments = segments[:, :: grid.welch_step]
-        detrended = (segments - segments.mean(axis=-1, keepdims=True)) * grid.window
-        return self._power(scipy.fft.rfft(detrended, axis=-1)[..., grid.kept])
+        segments = self._segments(self.grid.welch_step)
+        detrended = (segments - segments.mean(axis=-1, keepdims=True)) * self.grid.window
+        return self._density(_power(scipy.fft.rfft(detrended, axis=-1)[..., self.grid.kept]))
 
     @property
     def stft(self) -> Polar:
@@ -146,55 +141,58 @@ class Course:
     def transform(self) -> tuple[Polar, np.ndarray, np.ndarray]:
         """Short-time transform, power and coherence from one set of windowed spectra.
 
-        Where the step of the power's segments is a multiple of the frames' step, the segments are frames.
+        Where the step of the power's segments is a multiple of the frames' step, the segments are frames. Detrending
+        and the signal's own level are constants within a frame: they only touch bins that the window's transform
+        reaches, two of them.
         """
         grid = self.grid
-        spectra, means = self._frames(grid.stft_step)
+        frames = self._spectra(grid.stft_step)
         stride, rest = divmod(grid.welch_step, grid.stft_step)
-        if rest == 0:
-            segments, segment_means = spectra[:, ::stride], means[:, ::stride]
-        else:
-            segments, segment_means = self._frames(grid.welch_step)
-        spread = scipy.fft.rfft(grid.window.astype(np.float64))[grid.kept]
-        touched = np.abs(spread) > 1e-6 * float(grid.window.sum())
-        psd = self._power(_with_level(segments, touched, spread, -segment_means))
-        level = (self.offset * self.gain)[:, None]
-        coherence = self._coherence(_with_level(segments, touched, spread, level))
-        whole = _with_level(spectra, touched, spread, level).reshape(len(spectra), -1)
-        return Polar(np.abs(whole) * np.float32(1 / self.gain), np.angle(whole)), psd, coherence
+        segments = frames[:, ::stride] if rest == 0 else self._spectra(grid.welch_step)
+        spread = scipy.fft.rfft(grid.window.astype(np.float64))[grid.kept].astype(np.complex64)
+        touched = np.flatnonzero(np.abs(spread) > 1e-6 * float(grid.window.sum()))
+        power = _power(segments)
+        means = self._segments(grid.welch_step).mean(axis=-1)
+        power[..., touched] = _power(segments[..., touched] - means[..., None] * spread[touched])
+        level = (self.offset * self.gain).astype(np.float32)[:, None, None] * spread[touched]
+        frames[..., touched] += level
+        if rest:
+            segments[..., touched] += level
+        magnitude = np.abs(frames) * np.float32(1 / self.gain)
+        angle = np.arctan2(frames.imag, frames.real)
+        n_channels = len(frames)
+        polar = Polar(magnitude.reshape(n_channels, -1), angle.reshape(n_channels, -1))
+        return polar, self._density(power), self._coherence(segments)
 
-    def _frames(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Windowed spectra (channel, frame, frequency) of the centred signal, and each frame's mean."""
-        frames = np.lib.stride_tricks.sliding_window_view(self.centred, self.grid.n_segment, axis=-1)[:, ::step]
-        spectra = scipy.fft.rfft(frames * self.grid.window, axis=-1)
-        return np.ascontiguousarray(spectra[..., self.grid.kept]), frames.mean(axis=-1)
+    def _segments(self, step: int) -> Float[np.ndarray, "channel segment time"]:
+        """Views of the centred signal."""
+        return np.lib.stride_tricks.sliding_window_view(self.centred, self.grid.n_segment, axis=-1)[:, ::step]
 
-    def _power(self, segments: np.ndarray) -> np.ndarray:
-        power = np.square(segments.real) + np.square(segments.imag)
-        counts = np.array([self.grid.n_segments(end) for end in self.ends.tolist()])
-        starts = np.concatenate([[0], counts[:-1]])
-        blocks = [power[:, a:b].sum(axis=1, dtype=np.float64) for a, b in zip(starts, counts, strict=True)]
-        mean = np.cumsum(np.stack(blocks), axis=0) / counts[:, None, None]
+    def _spectra(self, step: int) -> np.ndarray:
+        """Windowed spectra (channel, frame, frequency) of the centred signal."""
+        return scipy.fft.rfft(self._segments(step) * self.grid.window, axis=-1)[..., self.grid.kept]
+
+    def _density(self, power: np.ndarray) -> Float[np.ndarray, "prefix channel frequency"]:
+        """Mean over the segments of each prefix, as a density."""
+        counts = [self.grid.n_segments(end) for end in self.ends.tolist()]
+        blocks = [power[:, start:stop].sum(axis=1, dtype=np.float64) for start, stop in pairwise([0, *counts])]
+        mean = np.cumsum(np.stack(blocks), axis=0) / np.array(counts)[:, None, None]
         return mean * (self.grid.density / self.gain**2)
 
-    def _coherence(self, segments: np.ndarray) -> np.ndarray:
+    def _coherence(self, segments: np.ndarray) -> Float[np.ndarray, "prefix frequency pair"]:
         by_frequency = np.ascontiguousarray(segments.transpose(2, 0, 1))
         n_channels = by_frequency.shape[1]
         upper = np.flatnonzero(np.triu(np.ones((n_channels, n_channels), dtype=bool), k=1))
         row, column = np.divmod(upper, n_channels)
         cross = np.zeros((len(by_frequency), n_channels, n_channels), dtype=np.complex64)
-        found, start = [], 0
-        for end in self.ends.tolist():
-            stop = self.grid.n_segments(end)
+        counts = [self.grid.n_segments(end) for end in self.ends.tolist()]
+        found = []
+        for start, stop in pairwise([0, *counts]):
             block = by_frequency[:, :, start:stop]
             cross += block @ block.conj().transpose(0, 2, 1)
             auto = np.einsum("fcc->fc", cross).real
-            pairs = cross.reshape(len(cross), -1)[:, upper]
             with np.errstate(divide="ignore", invalid="ignore"):
-                scale = np.sqrt(auto)
-                pairs = pairs / (scale[:, row] * scale[:, column])
-                found.append(np.square(pairs.real) + np.square(pairs.imag))
-            start = stop
+                found.append(_power(cross.reshape(len(cross), -1)[:, upper]) / (auto[:, row] * auto[:, column]))
         return np.stack(found)
 
     def fft(self, prefix: int) -> Polar:
@@ -202,7 +200,7 @@ class Course:
         end = int(self.ends[prefix])
         spectrum = scipy.fft.rfft(self.centred[:, :end], axis=-1)
         spectrum[:, 0] += (self.offset * self.gain * end).astype(np.float32)
-        return Polar(np.abs(spectrum) * np.float32(1 / (self.gain * end)), np.angle(spectrum))
+        return Polar(np.abs(spectrum) * np.float32(1 / (self.gain * end)), np.arctan2(spectrum.imag, spectrum.real))
 
 
 class Features:
@@ -372,7 +370,7 @@ class Features:
         key = (kind, index)
         if key not in self._magnitude:
             magnitude = (self.stft(index) if kind == "stft" else self.fft(index)).magnitude
-            self._magnitude[key] = magnitude.mean(axis=-1, dtype=np.float64)
+            self._magnitude[key] = magnitude.mean(axis=-1).astype(np.float64)
         return self._magnitude[key]
 
     def prepare(self, indices: Sequence[int]) -> None:
@@ -458,15 +456,8 @@ def in_threads(function: Callable[[Any], _T], items: Sequence[Any], workers: int
         return list(pool.map(function, items))
 
 
-def _with_level(
-    spectra: np.ndarray, touched: np.ndarray, spread: np.ndarray, level: Float[np.ndarray, "channel frame"]
-) -> np.ndarray:
-    """Spectra of the frames after a constant ``level`` was added: only bins that the window's transform reaches."""
-    if not touched.any():
-        return spectra
-    shifted = spectra.copy()
-    shifted[..., touched] += (level[..., None] * spread[touched]).astype(np.complex64)
-    return shifted
+def _power(spectra: np.ndarray) -> np.ndarray:
+    return np.square(spectra.real) + np.square(spectra.imag)
 
 
 def _same_grid(grids: Sequence[Grid]) -> list[list[int]]:
