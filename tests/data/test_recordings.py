@@ -338,6 +338,15 @@ def test_several_data_sets_are_mixed_and_one_is_held_out(cache: Path, root: Path
         slow.prepare_data()
 
 
+def test_a_recording_that_comes_twice_may_not_stand_in_two_parts(cache: Path, root: Path) -> None:
+    sources = {name: Source(AnyRecordings(), root=str(root), steps=STEPS) for name in ("one", "two")}
+    settings: dict[str, Any] = {"cache_dir": str(cache), "window_s": 2.0, "guard_s": 2.0, "sources": sources}
+    data = MixedRecordings(**settings, split="dataset", heldout_dataset="two")
+    with pytest.raises(LeakError, match=r"recording=two_.*found them in train \(as one_.*\) and val"):
+        data.setup("fit")
+    MixedRecordings(**settings, split="time").setup("fit")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -27,7 +27,7 @@ from brainlab.data.splits import PARTS
 from brainlab.data.stretches import bad_spans, inside, usable_segments, without
 from brainlab.data.token_windows import TokenWindows, on_frames
 from brainlab.data.windows import RandomWindows, WindowGroups, regular_windows, samples_of
-from brainlab.errors import InvalidFile, InvalidValue
+from brainlab.errors import InvalidFile, InvalidValue, LeakError
 from brainlab.io.cache import Cache, code_digest
 from brainlab.io.codes import CodeStore
 from brainlab.io.recording import Channel
@@ -220,6 +220,7 @@ class MixedRecordings(LightningDataModule):
         self.stride = self.n_samples - samples_of(self.overlap_s, self.sfreq_hz)
         self._check_window()
         self.assignment, self.left_out = self._assignment()
+        self._refuse_copies()
         self.stretches = {part: self._stretches(part) for part in PARTS}
         self.windows = {part: self._windows(part) for part in PARTS}
         self._ready = True
@@ -260,6 +261,21 @@ class MixedRecordings(LightningDataModule):
                 hint="a smaller guard, or data.fractions with 0 for a part that is not needed",
             )  # fmt: skip
         return drawn, left_out
+
+    def _refuse_copies(self) -> None:
+        """No recording may stand in two parts under two names, as when two sources overlap."""
+        if self.assignment.kind == "time":  # copies of a recording have their blocks at the same places
+            return
+        seen: dict[str, tuple[str, str]] = {}
+        for part in PARTS:
+            for entry, rows in zip(self.store.sessions, self.assignment.rows[part], strict=True):
+                if rows and entry.sha256:
+                    name, other = seen.setdefault(entry.sha256, (entry.name, part))
+                    if other != part:
+                        raise LeakError(
+                            "recording", entry.name, f"expected its samples in one part only, found them in {other}"
+                            f" (as {name}) and {part}",
+                        )  # fmt: skip
 
     @property
     def split_path(self) -> Path:
