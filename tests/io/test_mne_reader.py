@@ -188,3 +188,15 @@ def test_the_simple_binary_of_egi_is_read(tmp_path, ending):
     raw, _ = open_raw(path)
     assert (raw.info["sfreq"], raw.n_times) == (250.0, 50)
     np.testing.assert_allclose(raw.get_data(picks="eeg"), counts.T * 1e-6, rtol=1e-6)
+
+
+def test_recordings_under_active_shielding_are_opened_with_a_note_and_names_are_no_news(tmp_path, real_data_dir):
+    raw = mne.io.read_raw_fif(real_data_dir / "meg/test_ctf_comp_raw.fif", verbose="ERROR")
+    with raw.info._unlock():
+        raw.info["maxshield"] = True
+    with pytest.warns(RuntimeWarning, match="naming conventions"):
+        raw.save(tmp_path / "shielded.fif", verbose="WARNING")
+    opened, notes = open_raw(tmp_path / "shielded.fif")
+    assert opened.n_times == raw.n_times
+    assert len(notes) == 1
+    assert "Active Shielding" in notes[0]

@@ -29,6 +29,8 @@ _HEARD = "WARNING"
 _MEG = ("mag", "grad", "ref_meg")
 
 
+# What a file is called says nothing of what is in it.
+_NO_NEWS = ("naming conventions",)
 # Where MNE tells formats apart by the ending alone, these are not on its list.
 _BTI_CONFIG = ("config", "Config")
 _DATA_KINDS = ("eeg", "mag", "grad", "seeg", "ecog", "dbs")
@@ -138,7 +140,8 @@ def _open(path: Path) -> tuple[Any, list[str]]:
             raise InvalidFile(
                 "recording", path, f"expected a complete file that MNE {mne.__version__} reads ({_first_line(error)})"
             ) from error
-    return raw, [*notes, *sorted({_first_line(w.message) for w in caught if w.category is RuntimeWarning})]
+    heard = {_first_line(one.message) for one in caught if issubclass(one.category, RuntimeWarning)}
+    return raw, [*notes, *sorted(text for text in heard if not any(part in text for part in _NO_NEWS))]
 
 
 def _read(path: Path, notes: list[str]) -> Any:
@@ -153,6 +156,9 @@ def _read(path: Path, notes: list[str]) -> Any:
         return mne.io.read_raw_bti(*bti, rename_channels=False, preload=False, verbose=_HEARD)
     if ending in (".raw", ".egi") and path.is_file():
         return mne.io.read_raw_egi(path, preload=False, verbose=_HEARD)
+    if path.name.lower().endswith((".fif", ".fif.gz")):
+        # True lets recordings under active shielding in and says that they need Maxwell filtering.
+        return mne.io.read_raw_fif(path, allow_maxshield=True, preload=False, verbose=_HEARD)
     return mne.io.read_raw(path, preload=False, verbose=_HEARD)
 
 
