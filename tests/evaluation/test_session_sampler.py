@@ -80,7 +80,7 @@ def test_spread_contexts_lie_apart_and_random_ones_follow_the_seed() -> None:
 
 def test_what_is_dropped_is_said_with_its_reason() -> None:
     data = _Data([(0, 0, 3000), (1, 0, 500), (2, 0, 1200)], span=[[0, 0], [0, 0], [0, 1150]])
-    sampled = SessionSampler(context_s=4, total_s=10)(data)
+    sampled = SessionSampler(context_s=4, total_s=10, min_contexts=1)(data)
     assert [each["session"] for each in sampled.dropped] == ["sub-01", "sub-02"]
     assert "longest 5 s" in sampled.dropped[0]["reason"]
     assert "scalers" in sampled.dropped[1]["reason"]
@@ -92,7 +92,18 @@ def test_short_recordings_shorten_the_protocol_and_the_note_says_so() -> None:
     sampled = SessionSampler(context_s=10, total_s=20)(_Data([(0, 0, 800), (1, 0, 700)]), multiple=4)
     assert sampled.context_steps == sampled.target_steps == 348
     assert len(sampled.places) == 2
-    assert any("too short for two contexts of 20 s" in note and "6.96 s" in note for note in sampled.notes)
+    assert any("too short for 6 contexts of 20 s" in note and "6.96 s" in note for note in sampled.notes)
+
+
+def test_lengths_are_halved_at_most_for_more_contexts() -> None:
+    """Of 67 s, three contexts of 20 s fit; six fit when they are shorter."""
+    data = _Data([(0, 0, 6700)])
+    sampled = SessionSampler(context_s=10, total_s=20)(data)
+    assert len(sampled.places) == 6
+    assert sampled.total_steps == 1100
+    assert len(SessionSampler(context_s=10, total_s=20, min_contexts=1)(data).places) == 3
+    kept = SessionSampler(context_s=10, total_s=20)(_Data([(0, 0, 4500)]))
+    assert (len(kept.places), kept.total_steps) == (2, 2000)
 
 
 def test_a_place_for_one_context_only_is_used_where_two_never_fit() -> None:
@@ -110,7 +121,7 @@ def test_contexts_after_long_calibrations_are_shortened_until_two_fit() -> None:
 
 
 def test_lengths_are_whole_frames() -> None:
-    sampled = SessionSampler(context_steps=1023, total_steps=2050)(_Data([(0, 0, 9000)]), multiple=8)
+    sampled = SessionSampler(context_steps=1023, total_steps=2050, min_contexts=1)(_Data([(0, 0, 9000)]), multiple=8)
     assert (sampled.context_steps, sampled.target_steps) == (1016, 1024)
     assert any("whole frames of 8 samples" in note for note in sampled.notes)
 
@@ -128,7 +139,7 @@ def test_sessions_are_chosen_by_data_set_task_and_number() -> None:
 
 
 def test_overlapping_contexts_are_announced() -> None:
-    sampled = SessionSampler(context_s=4, total_s=10, stride_s=5)(_Data([(0, 0, 3000)]))
+    sampled = SessionSampler(context_s=4, total_s=10, stride_s=5, min_contexts=1)(_Data([(0, 0, 3000)]))
     assert len(sampled.places) == 5
     assert any("overlap" in note for note in sampled.notes)
 

@@ -334,6 +334,7 @@ def _comparisons(found: Findings, short: str, distance: str) -> list[str]:
             0: "not distinguishably closer to their own continuation than to others",
             -1: "farther from their own continuation than from others",
         }[_sign(gain)]
+        words += _unsure(gain)
         notes.append(
             f"{name} distance {own:.4f} [{low:.4f}, {high:.4f}], target swap {_number(ends, 'target_swap', distance)}: "
             f"rollouts are {words} (median difference {gain['median']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], "
@@ -346,9 +347,10 @@ def _comparisons(found: Findings, short: str, distance: str) -> list[str]:
         if not gain["n"]:
             continue
         side = {1: "nearer than", 0: "not distinguishable from", -1: "farther than"}[_sign(gain)]
+        unsure = _unsure(gain)
         what = "the real–real distance" if line == "real_real" else f"the baseline {line}"
         notes.append(
-            f"{name}: the model is {side} {what} ({_number(ends, line, distance)}; median difference "
+            f"{name}: the model is {side} {what}{unsure} ({_number(ends, line, distance)}; median difference "
             f"{gain['median']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]{_tested(gain)})."
         )
     return notes
@@ -402,6 +404,11 @@ def _model_of(found: Findings, line: str) -> str:
 
 def _sign(gain: Mapping[str, Any]) -> int:
     return 1 if gain["low"] > 0 else -1 if gain["high"] < 0 else 0
+
+
+def _unsure(gain: Mapping[str, Any]) -> str:
+    """A bootstrap of few contexts never leaves their range, so its interval is no evidence by itself."""
+    return f" in these {gain['n']} contexts, too few to be sure" if _sign(gain) and gain["n"] < _FEW else ""
 
 
 def _tested(gain: Mapping[str, Any]) -> str:

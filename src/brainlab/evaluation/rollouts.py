@@ -54,6 +54,7 @@ class Rollouts:
         total_steps: context and continuation in samples.
         n_contexts: most contexts in all.
         contexts_per_session: most contexts of one session; null: as many as fit.
+        min_contexts: where fewer fit, lengths are shortened, to no less than half.
         stride_s: time between possible contexts of a session; null: ``total_s``, so that none overlap.
         place: which contexts of a session come first: start, random or spread.
         part: part of the split: train, val or test.
@@ -88,6 +89,7 @@ class Rollouts:
         total_steps: int | None = None,
         n_contexts: int | None = 16,
         contexts_per_session: int | None = None,
+        min_contexts: int = 6,
         stride_s: float | None = None,
         place: Literal["start", "random", "spread"] = "spread",
         part: Literal["train", "val", "test"] = "test",
@@ -134,6 +136,7 @@ class Rollouts:
             total_steps=total_steps,
             n_contexts=n_contexts,
             contexts_per_session=contexts_per_session,
+            min_contexts=min_contexts,
             stride_s=stride_s,
             place=place,
             part=part,

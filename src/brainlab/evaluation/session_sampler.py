@@ -74,6 +74,8 @@ class SessionSampler:
         total_s: context and continuation together; ``total_steps`` wins.
         n_contexts: most contexts in all; sessions take turns, so that they are shared out evenly. None: no limit.
         contexts_per_session: most contexts of one session. None: as many as fit.
+        min_contexts: where fewer fit, lengths are shortened, to no less than half. Below two contexts, and where none
+            fits, they are shortened further. 1 keeps them wherever a single context fits.
         stride_s: time from one possible context of a session to the next; None: ``total_s``, so that none overlap.
         place: which of the possible contexts are taken first: the earliest, ones at random, or evenly spread ones.
         part: train, val or test.
@@ -92,6 +94,7 @@ class SessionSampler:
         total_steps: int | None = None,
         n_contexts: int | None = None,
         contexts_per_session: int | None = None,
+        min_contexts: int = 6,
         stride_s: float | None = None,
         place: Literal["start", "random", "spread"] = "spread",
         part: Literal["train", "val", "test"] = "test",
@@ -113,6 +116,7 @@ class SessionSampler:
             ("n_contexts", n_contexts),
             ("contexts_per_session", contexts_per_session),
             ("num_sessions", num_sessions),
+            ("min_contexts", min_contexts),
         ):
             if value is not None and not value > 0:
                 raise InvalidValue(f"evaluation.{name}", value, "expected a positive number")
@@ -120,6 +124,7 @@ class SessionSampler:
         self.context_steps, self.total_steps = context_steps, total_steps
         self.n_contexts, self.contexts_per_session = n_contexts, contexts_per_session
         self.place, self.part, self.dataset, self.task = place, part, dataset, task
+        self.min_contexts = min_contexts
         self.num_sessions, self.seed = num_sessions, seed
 
     def __call__(self, data: Any, multiple: int = 1) -> SampledPlaces:
@@ -143,8 +148,8 @@ class SessionSampler:
         total = context + target
         if total < asked:
             notes.append(
-                f"Recordings are too short for two contexts of {asked / sfreq:g} s: context and continuation were "
-                f"shortened to {total / sfreq:g} s ({context / sfreq:g} s of it context)."
+                f"Recordings are too short for {self.min_contexts} contexts of {asked / sfreq:g} s: context and "
+                f"continuation were shortened to {total / sfreq:g} s ({context / sfreq:g} s of it context)."
             )
         stride = self._stride(total, sfreq)
         if stride < total:
@@ -211,29 +216,21 @@ class SessionSampler:
     def _fitting(
         self, data: Any, rows: np.ndarray, sessions: Sequence[int], context: int, target: int, multiple: int
     ) -> tuple[int, int]:
-        """The asked lengths where two contexts fit (one has nothing to be swapped with), else as little less as needed.
+        """The asked lengths where enough contexts fit, else as little less as needed.
 
-        Where even a second of continuation does not fit twice, the longest that fits once.
+        Half of them at least for ``min_contexts``; less only for two, since one has nothing to be swapped with, or one.
         """
-        sfreq = float(data.sfreq_hz)
-        once: tuple[int, int] | None = None
-        for share in _SHARES:
-            lengths = int(context * share) // multiple * multiple, int(target * share) // multiple * multiple
-            if min(lengths) == 0 or (share < 1 and lengths[1] < sfreq):
-                break
-            stride = self._stride(sum(lengths), sfreq)
-            n = sum(
-                min(
-                    self.contexts_per_session or 2,
-                    len(self._starts(data, session, rows, lengths[0], sum(lengths), stride)),
-                )
-                for session in sessions
-            )
-            if n >= min(2, self.n_contexts or 2):
-                return lengths
-            if n and once is None:
-                once = lengths
-        return once or (context, target)
+        enough = min(self.min_contexts, self.n_contexts or self.min_contexts)
+        for wanted, least in ((enough, 0.5), (min(2, enough), 0.0), (1, 0.0)):
+            for share in _SHARES:
+                lengths = int(context * share) // multiple * multiple, int(target * share) // multiple * multiple
+                if share < least or min(lengths) == 0 or (share < 1 and lengths[1] < data.sfreq_hz):
+                    break
+                stride = self._stride(sum(lengths), float(data.sfreq_hz))
+                counts = [len(self._starts(data, each, rows, lengths[0], sum(lengths), stride)) for each in sessions]
+                if sum(min(count, self.contexts_per_session or count) for count in counts) >= wanted:
+                    return lengths
+        return context, target
 
     def _sessions(self, data: Any, rows: np.ndarray) -> list[int]:
         present = [int(session) for session in dict.fromkeys(rows[:, 0].tolist())]
