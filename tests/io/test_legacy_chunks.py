@@ -3,8 +3,10 @@ from __future__ import annotations
 import os
 import shutil
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
 from brainlab.io.legacy_chunks import convert_chunk_tree, is_chunk_tree, read_chunk_tree, write_chunks
@@ -65,6 +67,23 @@ def test_sessions_chunks_and_borders_are_found_in_numeric_order(tree):
     np.testing.assert_array_equal(first.read(200, 221)[1], data[1, 200:221])
     assert first.bads == ("MEG0113",)
     assert not first.read(0, 235)[2].any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 90), length=st.integers(1, 40), ends=st.tuples(st.integers(0, 90), st.integers(0, 90)))
+def test_any_stretch_of_any_chunking_is_the_data_that_was_written(tmp_path_factory, n, length, ends):
+    root = tmp_path_factory.mktemp("any")
+    data = np.arange(2.0 * n).reshape(2, n)
+    codes = (np.arange(n) // 7) % 3
+    write_chunks(root / "s", data, 1.0, ["a", "b"], ["mag"] * 2, np.zeros((2, 2)), chunk_s=length, events=codes)
+    (session,) = read_chunk_tree(root)
+    start, stop = (min(end, n) for end in sorted(ends))
+    np.testing.assert_array_equal(session.read(start, stop), data[:, start:stop])
+    assert session.segments == [[a, min(a + length, n)] for a in range(0, n, length)]
+    again = np.zeros(n, dtype=int)
+    for first, last, code in session.conditions():
+        again[first:last] = code
+    np.testing.assert_array_equal(again, codes)
 
 
 def test_types_positions_and_directions_are_the_true_ones(tree):

@@ -195,7 +195,8 @@ def _electrodes(raw: Any, path: Path) -> list[str]:
         if kind in _POSITIONED and not (np.isfinite(channel["loc"][:3]).all() and channel["loc"][:3].any())
     ]
     file = sidecar(path, "electrodes.tsv") if lacking else None
-    if file is None:
+    # A montage replaces all digitised points, and those of an MEG file are what its head position rests on.
+    if file is None or "mag" in kinds or "grad" in kinds:
         return []
     space = next((part for part in file.name.split("_") if part.startswith("space-")), None)
     frames = list(_sidecars(path, "coordsystem.json"))
