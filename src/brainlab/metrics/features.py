@@ -14,13 +14,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import scipy.fft
 from jaxtyping import Float, Int
+from threadpoolctl import ThreadpoolController
 
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.metrics.spectra import Grid, band_shares, log_slope, mean_of_defined
@@ -449,11 +450,21 @@ def available_workers() -> int:
 
 
 def in_threads(function: Callable[[Any], _T], items: Sequence[Any], workers: int) -> list[_T]:
-    """``[function(item) for item in items]``, in threads: the array work below holds no lock."""
-    if workers <= 1 or len(items) <= 1:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(min(workers, len(items))) as pool:
-        return list(pool.map(function, items))
+    """``[function(item) for item in items]``, in threads: the array work below holds no lock.
+
+    Linear algebra keeps to one thread meanwhile. Its products are small here: a second thread would mostly wait, and
+    where processors are shared that costs more than the product.
+    """
+    with _linear_algebra().limit(limits=1, user_api="blas"):
+        if workers <= 1 or len(items) <= 1:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(min(workers, len(items))) as pool:
+            return list(pool.map(function, items))
+
+
+@cache
+def _linear_algebra() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _power(spectra: np.ndarray) -> np.ndarray:
