@@ -203,6 +203,24 @@ def test_chunks_that_do_not_fit_together_are_one_sentence(tmp_path):
         read_chunk_tree(tmp_path / "two")
 
 
+def test_a_session_that_fails_costs_nothing_of_the_others_and_is_in_the_rows(tree, tmp_path):
+    root, data, _ = tree
+    broken = data.copy()
+    broken[1, 50] = np.nan
+    save(root / "sub-00_nan/0.npy", chunk(broken))
+    save(root / "sub-03_list/0.npy", [1, 2])
+    with pytest.raises(InvalidFile, match=r"2 of 4 sessions failed: .*finite.*dictionary") as error:
+        convert_chunk_tree(root, tmp_path / "none")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "none/index.json").exists()
+    rows = convert_chunk_tree(root, tmp_path / "store", on_error="skip")
+    assert [row["status"] for row in rows] == ["failed", "prepared", "prepared", "failed"]
+    assert "finite" in rows[0]["error"]
+    store = Store(tmp_path / "store")
+    assert [session.name for session in store.sessions] == ["sub-01_ses-1_rest", "sub-02_rest"]
+    np.testing.assert_array_equal(store.read(1), data[:2].astype(np.float32))
+
+
 def test_a_missing_chunk_is_noted_and_stays_a_border(tree, tmp_path):
     root = tmp_path / "gap"
     shutil.copytree(tree[0], root)

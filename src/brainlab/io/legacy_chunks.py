@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,6 +28,7 @@ __all__ = ["ChunkSession", "convert_chunk_tree", "is_chunk_tree", "read_chunk_tr
 
 log = logging.getLogger(__name__)
 
+_LISTED = 5
 _IGNORED = ("events", "session_")
 _NEEDED = ("data", "ch_names", "ch_types", "sfreq")
 _KNOWN = (*_NEEDED, "pos_2d", "pos_3d", "ori_3d", "session", "bad_channels")
@@ -130,53 +131,84 @@ def read_chunk_tree(root: Path | str) -> list[ChunkSession]:
     Raises:
         InvalidFile: if there is none, a chunk asks for code, or chunks of a session do not fit together.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise InvalidFile("chunk tree", root, "expected a folder of session folders")
-    sessions = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        files = _chunks(folder)
-        if files:
-            sessions.append(_session(folder.name, files))
-    if not sessions:
-        raise InvalidFile("chunk tree", root, "expected session folders with chunks 0.npy, 1.npy …")
-    return sessions
+    return [_session(name, files) for name, files in _folders(Path(root))]
 
 
-def convert_chunk_tree(root: Path | str, folder: Path | str) -> list[dict[str, Any]]:
+def convert_chunk_tree(
+    root: Path | str, folder: Path | str, *, on_error: Literal["raise", "skip"] = "raise"
+) -> list[dict[str, Any]]:
     """Write all sessions of a chunk tree into a store, one chunk in memory at a time.
 
     Chunks become segments of their session, the row of events its conditions and events, ``bad_channels`` its bads.
 
+    Args:
+        root: the tree.
+        folder: of the new store.
+        on_error: "skip" goes on without sessions that cannot be read; "raise" names all of them in the end.
+
     Returns:
-        one row for each session: name, status and what was found.
+        one row for each session: name, status (prepared or failed) and what was found, or the error.
 
     Raises:
-        InvalidFile: as :func:`read_chunk_tree`; nothing is a store then.
+        InvalidFile: if a session failed and ``on_error`` is "raise", or none is left; nothing is a store then.
     """
-    rows, root = [], Path(root)
+    rows: list[dict[str, Any]] = []
+    errors: list[InvalidValue] = []
     with StoreWriter(folder) as writer:
-        for session in read_chunk_tree(root):
-            conditions = session.conditions()
-            events = [
-                {"sample": a, "onset_s": a / session.sfreq_hz, "duration_s": (b - a) / session.sfreq_hz, "code": code}
-                for a, b, code in conditions
-            ]
-            subject = next((part for part in session.name.split("_") if part.startswith("sub-")), session.name)
-            attrs = {
-                "subject": subject, "dataset": root.resolve().name, "task": session.name.rsplit("_", 1)[-1],
-                "recording": session.name, "file": session.name, "system": "", "segments": session.segments,
-                "scalers": session.facts.get("scalers"), "bads": list(session.bads), "conditions": conditions,
-                "steps": [{"step": "import_chunks", "chunks": len(session.files)}], "warnings": list(session.notes),
-                "sfreq_in_hz": session.sfreq_hz, "duration_s": session.n_samples / session.sfreq_hz,
-                "n_events": len(events), "dropped": {}, "legacy": session.facts,
-            }  # fmt: skip
-            writer.add_session(session.name, session.recording(), events=events, attrs=attrs)
-            for note in session.notes:
-                log.warning("%s: %s", session.name, note)
-            facts = {"n_channels": len(session.channels), "n_samples": session.n_samples, "n_events": len(events)}
-            rows.append({"session": session.name, "subject": subject, "status": "prepared", **facts})
+        for name, files in _folders(Path(root)):
+            subject = next((part for part in name.split("_") if part.startswith("sub-")), name)
+            row = {"file": str(files[0].parent), "session": name, "subject": subject}
+            try:
+                rows.append({**row, "status": "prepared", **_convert(_session(name, files), subject, writer)})
+            except InvalidValue as error:
+                log.warning("Session %s was not imported: %s", name, error)
+                errors.append(error)
+                rows.append({**row, "status": "failed", "error": str(error)})
+        if errors and (on_error == "raise" or len(errors) == len(rows)):
+            if len(errors) == 1:
+                raise errors[0]
+            listed = "; ".join(f"{error.value}: {error.expected}" for error in errors[:_LISTED])
+            more = f"; and {len(errors) - _LISTED} more" if len(errors) > _LISTED else ""
+            raise InvalidFile("chunk tree", root, f"{len(errors)} of {len(rows)} sessions failed: {listed}{more}")
     return rows
+
+
+def _convert(session: ChunkSession, subject: str, writer: StoreWriter) -> dict[str, Any]:
+    rate, conditions = session.sfreq_hz, session.conditions()
+    events = [
+        {"sample": start, "onset_s": start / rate, "duration_s": (stop - start) / rate, "code": code}
+        for start, stop, code in conditions
+    ]
+    folder = session.files[0].parent
+    facts = {
+        "n_channels": len(session.channels), "sfreq_hz": rate, "sfreq_in_hz": rate,
+        "duration_s": round(session.n_samples / rate, 3), "usable_s": round(session.n_samples / rate, 3),
+        "n_events": len(events), "system": "", "bads": list(session.bads), "interpolated": [], "dropped": {},
+        "steps": [{"step": "import_chunks", "chunks": len(session.files)}], "warnings": list(session.notes),
+    }  # fmt: skip
+    names = {
+        "subject": subject, "dataset": folder.parent.resolve().name, "task": session.name.rsplit("_", 1)[-1],
+        "recording": session.name, "file": session.name,
+    }  # fmt: skip
+    attrs = {
+        **names, **facts, "segments": session.segments, "scalers": session.facts.get("scalers"),
+        "conditions": conditions, "legacy": session.facts,
+    }  # fmt: skip
+    writer.add_session(session.name, session.recording(), events=events, attrs=attrs)
+    for note in session.notes:
+        log.warning("%s: %s", session.name, note)
+    return facts
+
+
+def _folders(root: Path) -> list[tuple[str, list[Path]]]:
+    """Names and chunks of all sessions, by name."""
+    if not root.is_dir():
+        raise InvalidFile("chunk tree", root, "expected a folder of session folders")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = [(folder.name, files) for folder in folders if (files := _chunks(folder))]
+    if not found:
+        raise InvalidFile("chunk tree", root, "expected session folders with chunks 0.npy, 1.npy …")
+    return found
 
 
 def write_chunks(
