@@ -124,3 +124,11 @@ def test_conditions_of_any_recording_come_from_its_events_table_alone(tmp_path: 
     assert found is not None
     assert found.tolist() == [0, 0, 4, 4, 4, 0, 0, 0, 0, 0]
     assert [part.name for part in companions(file.path)] == ["sub-1_task-x_eeg.set", "sub-1_task-x_events.tsv"]
+
+
+def test_the_formats_without_an_ending_of_their_own_are_found_with_what_belongs_to_them(tmp_path: Path) -> None:
+    _touch(tmp_path, "bti/c,rfDC", "bti/config", "bti/hs_file", "lonely/c,rfDC", "net.raw", "x/e,rfhp1.0Hz", "x/Config")
+    files = find_recordings(tmp_path)
+    assert [file.path.relative_to(tmp_path).as_posix() for file in files] == ["bti/c,rfDC", "net.raw", "x/e,rfhp1.0Hz"]
+    assert [part.name for part in companions(files[0].path)] == ["c,rfDC", "config", "hs_file"]
+    assert [part.name for part in companions(files[2].path)] == ["e,rfhp1.0Hz", "Config"]

@@ -40,13 +40,15 @@ __all__ = [
 
 READABLE = (
     *(".fif", ".fif.gz", ".set", ".edf", ".bdf", ".gdf", ".vhdr", ".cnt", ".sqd", ".con", ".nxe", ".lay"),
-    *(".ds", ".mff", ".egi"),
+    *(".ds", ".mff", ".egi", ".raw"),
 )
-"""Endings that may name a recording; ``.ds`` and ``.mff`` are folders."""
+"""Endings that may name a recording; ``.ds`` and ``.mff`` are folders. BTi/4D has none: see :func:`recording_paths`."""
 
 _FOLDERS = (".ds", ".mff")
 _LATER_PART = re.compile(r"(-\d+\.fif(\.gz)?$)|(_split-(?!0*1[_.])\d+_)")
 _ENTITY = re.compile(r"(?:^|[_/])(sub|ses|task|run)-([A-Za-z0-9]+)")
+_BTI_DATA = re.compile(r"[ce],rf", re.IGNORECASE)
+_BTI_SIDE = ("config", "hs_file")
 _LISTED = 8
 
 # Files often type every electrode as EEG; the name then is all there is to go by.
@@ -166,7 +168,10 @@ def existing_folder(root: str | Path) -> Path:
 
 
 def recording_paths(folder: Path, include: str | Sequence[str] = "*") -> list[Path]:
-    """Everything below ``folder`` that may be a recording and matches a pattern, sorted."""
+    """Everything below ``folder`` that may be a recording and matches a pattern, sorted.
+
+    The data file of BTi/4D (``c,rf…`` or ``e,rf…`` beside a file ``config``) is one, too.
+    """
     patterns = [include] if isinstance(include, str) else list(include)
     there = [path for path in sorted(folder.rglob("*")) if _is_recording(path, folder)]
     return [path for path in there if any(_matches(path.relative_to(folder).as_posix(), p) for p in patterns)]
@@ -257,7 +262,10 @@ def companions(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(part for part in path.rglob("*") if part.is_file())
     stem = _stem(path)
-    beside = [part for part in path.parent.iterdir() if part.is_file() and part != path and _belongs(part, stem)]
+    there = [part for part in path.parent.iterdir() if part.is_file() and part != path]
+    if _is_bti(path):
+        return [path, *sorted(part for part in there if part.name.lower() in _BTI_SIDE)]
+    beside = [part for part in there if _belongs(part, stem)]
     return [path, *sorted(beside)]
 
 
@@ -272,7 +280,7 @@ def _belongs(part: Path, stem: str) -> bool:
 
 def _is_recording(path: Path, root: Path) -> bool:
     name = path.name.lower()
-    if name.startswith(".") or not name.endswith(READABLE):
+    if name.startswith(".") or not (name.endswith(READABLE) or _is_bti(path)):
         return False
     if path.is_dir() != name.endswith(_FOLDERS) or _LATER_PART.search(path.name):
         return False
@@ -285,8 +293,16 @@ def _matches(relative: str, pattern: str) -> bool:
     return fnmatch(relative.rsplit("/", 1)[-1], pattern)
 
 
+def _is_bti(path: Path) -> bool:
+    if not _BTI_DATA.match(path.name) or not path.is_file():
+        return False
+    return any((path.parent / name).is_file() for name in ("config", "Config"))
+
+
 def _stem(path: Path) -> str:
     name = path.name
+    if _BTI_DATA.match(name):  # what follows a dot there is a filter's frequency
+        return name
     ending = max((end for end in READABLE if name.lower().endswith(end)), key=len, default=path.suffix)
     return name[: len(name) - len(ending)] if ending else name
 

@@ -6,8 +6,10 @@ vector autoregression with coefficients W diag(a_k) W⁻¹. The y_k are oscillat
 r waxes and wanes by itself and with the task, their frequency depends on their amplitude, and their second harmonic is
 locked to the first. P spreads each over a patch of cortex, g are gains of whole regions.
 
-Sessions differ in the poles, the regional gains, the frequencies and the strengths, all of which are drawn from a few
-numbers per session and can be drawn again from its key (:func:`session_sources`).
+Sessions differ in the poles, the regional gains, the frequencies and the strengths. Nearly all of it follows from four
+traits of a session (how fast its rhythms are, which of them are strong, how much of the activity is in front and on the
+right), so that what is learned from some sessions holds for the next one. A session can be drawn again from its key
+(:func:`session_sources`).
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class Oscillator:
         strength: standard deviation over that of the linear part at the middle of the patch.
         task_gain: its amplitude while a condition holds, relative to rest.
         harmonic: amplitude of the second harmonic.
+        balance: how its strength goes with a trait of the session that favours some rhythms over others.
     """
 
     name: str
@@ -49,22 +52,27 @@ class Oscillator:
     strength: float = 1.0
     task_gain: float = 1.0
     harmonic: float = 0.25
+    balance: float = 0.0
 
 
 OSCILLATORS = (
-    Oscillator("alpha_left", (8.0, 12.0), (-0.45, -0.80, 0.40), strength=1.6, task_gain=0.5),
-    Oscillator("alpha_right", (8.0, 12.0), (0.45, -0.80, 0.40), strength=1.6, task_gain=0.5),
-    Oscillator("mu_left", (9.0, 13.0), (-0.70, 0.05, 0.70), strength=1.2, task_gain=0.6, harmonic=0.4),
-    Oscillator("mu_right", (9.0, 13.0), (0.70, 0.05, 0.70), strength=1.2, task_gain=0.8, harmonic=0.4),
-    Oscillator("theta", (4.5, 7.0), (0.0, 0.75, 0.65), strength=1.3, task_gain=1.4),
-    Oscillator("beta", (17.0, 24.0), (0.0, -0.20, 0.98), width_rad=0.7, strength=0.9, task_gain=0.7, harmonic=0.1),
+    Oscillator("alpha_left", (8.0, 12.0), (-0.45, -0.80, 0.40), strength=1.6, task_gain=0.5, balance=0.9),
+    Oscillator("alpha_right", (8.0, 12.0), (0.45, -0.80, 0.40), strength=1.6, task_gain=0.5, balance=0.9),
+    Oscillator("mu_left", (9.0, 13.0), (-0.70, 0.05, 0.70), strength=1.2, task_gain=0.6, harmonic=0.4, balance=0.4),
+    Oscillator("mu_right", (9.0, 13.0), (0.70, 0.05, 0.70), strength=1.2, task_gain=0.8, harmonic=0.4, balance=0.4),
+    Oscillator("theta", (4.5, 7.0), (0.0, 0.75, 0.65), strength=1.3, task_gain=1.4, balance=-0.9),
+    Oscillator(
+        "beta", (17.0, 24.0), (0.0, -0.20, 0.98), width_rad=0.7, strength=0.9, task_gain=0.7, harmonic=0.1, balance=-0.6
+    ),
 )
 """Left and right of one rhythm share their frequency up to 0.3 Hz."""
 
 _REGIONS = ((-0.7, -0.6, 0.3), (0.7, -0.6, 0.3), (-0.7, 0.5, 0.4), (0.7, 0.5, 0.4), (0.0, 0.0, 1.0))
 _REGION_WIDTH_RAD = 0.6
 _MIXING_RAD = 0.35
-_LINE_WIDTH_HZ = 0.4
+_OWN = 0.08  # what a session has for itself, beside its traits
+_SIDE, _FRONT = 0.9, 0.9
+_LINE_WIDTH_HZ = 1.0
 _PULL_HZ = 0.5  # how much faster an oscillator of twice its mean power runs
 _WAX_S, _WAX_DEPTH = 1.5, 0.22
 
@@ -202,22 +210,23 @@ def session_sources(key: Sequence[int], sfreq_hz: float, n_sources: int = N_SOUR
     place = cortex(n_sources)
     knee_hz = np.exp(anatomy.uniform(np.log(0.6), np.log(6.0), n_sources))
     shape_hz = anatomy.uniform(15.0, 40.0, n_sources)
-    knee, shape = np.exp(0.45 * rng.standard_normal(2))
+    # Few traits, bounded: what a model learns from some sessions then holds for the next one.
+    speed, balance, front, side = rng.uniform(-1, 1, 4)
+    own = rng.standard_normal(len(_REGIONS) + len(OSCILLATORS) + 2)
+    knee, shape = np.exp(_OWN * own[-2:] + np.array([-0.4, -0.3]) * balance)
     corner_hz = np.stack([knee_hz * knee, np.clip(shape_hz * shape, 8, 70), np.full(n_sources, 90.0)], axis=1)
     mixing = np.exp(-(_angle(place, place) ** 2) / (2 * _MIXING_RAD**2))
     mixing /= np.linalg.norm(mixing, axis=1, keepdims=True)
     regions = np.exp(-(_angle(place, _unit(_REGIONS)) ** 2) / (2 * _REGION_WIDTH_RAD**2))
-    gains = np.exp(regions @ (0.55 * rng.standard_normal(len(_REGIONS))))
-    common = {name: rng.uniform(0, 1) for name in ("alpha", "mu", "theta", "beta")}
-    louder = {name: np.exp(0.4 * rng.standard_normal()) for name in common}
-    side = np.exp(0.3 * rng.standard_normal(len(OSCILLATORS)))
+    slopes = np.array([[x, y] for x, y, _ in _REGIONS]) @ np.array([_SIDE * side, _FRONT * front])
+    gains = np.exp(regions @ (slopes + _OWN * own[: len(_REGIONS)]))
     frequency, patches = [], []
     for number, rhythm in enumerate(OSCILLATORS):
-        family = rhythm.name.split("_")[0]
         low, high = rhythm.band_hz
-        frequency.append(low + (high - low) * common[family] + rng.uniform(-0.15, 0.15))
+        frequency.append((low + high) / 2 + (high - low) / 2 * speed + rng.uniform(-0.15, 0.15))
         patch = np.exp(-(_angle(place, _unit([rhythm.place]))[:, 0] ** 2) / (2 * rhythm.width_rad**2))
-        patches.append(rhythm.strength * louder[family] * side[number] * patch)
+        louder = np.exp(rhythm.balance * balance + _OWN * own[len(_REGIONS) + number])
+        patches.append(rhythm.strength * louder * patch)
     return Sources(
         sfreq_hz=sfreq_hz,
         poles=np.exp(-2 * np.pi * corner_hz[:, :_ORDER] / sfreq_hz),
