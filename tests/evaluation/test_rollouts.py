@@ -16,6 +16,7 @@ from scipy.signal import lfilter
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.evaluation.rollout_divergence import kinds_and_owners
 from brainlab.evaluation.rollout_generation import continue_contexts, load_rollouts, read_places
+from brainlab.evaluation.rollout_tokens import in_frames, linear_bits
 from brainlab.evaluation.rollouts import Rollouts
 from brainlab.evaluation.session_sampler import Place
 from brainlab.models.var_baseline import SeasonalNaive, VectorAutoregression
@@ -399,6 +400,44 @@ def test_a_silent_rollout_has_the_largest_distance_and_is_counted(tmp_path: Path
     found = protocol()(CodeTask(), CodedRecordings(), tmp_path)
     assert found.metric("psd_distance").value == 1.0
     assert any("8 contexts" in note and "silent" in note for note in found.notes)
+
+
+def test_prices_come_back_as_frames_in_both_orders_of_prediction() -> None:
+    """Two sites, two levels, three frames; the first frame is not predicted whole."""
+    tokenizer = SimpleNamespace(n_sites=2, n_levels=2)
+    table = np.arange(12).reshape(1, 3, 2, 2)
+    by_frame = in_frames(table.reshape(1, -1)[:, 3:], tokenizer, "frames")
+    np.testing.assert_array_equal(by_frame, table[:, 1:])
+    by_site = in_frames(table.transpose(0, 2, 1, 3).reshape(1, 2, -1)[..., 1:].reshape(1, -1), tokenizer, "sites")
+    np.testing.assert_array_equal(by_site, table[:, 1:])
+
+
+class Rounded:
+    """512 codes per sample and channel, bins of width 0.05."""
+
+    hop, n_sites, n_levels, vocab_size, receptive_field, fingerprint = 1, 4, 1, 512, 0, "rounded"
+
+    def encode(self, signal: torch.Tensor) -> torch.Tensor:
+        return (signal / 0.05).round().long().add(256).clamp(0, 511).transpose(1, 2)[..., None]
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return (codes[..., 0].transpose(1, 2) - 256) * 0.05
+
+
+def test_a_linear_model_prices_the_codes_of_single_samples(data: Recordings) -> None:
+    """Against the exact probability of every bin, summed up from the Gaussian."""
+    model = VectorAutoregression(4, order=3).fit(signal for _, signal in data.training_signals())
+    model.noise.copy_(torch.eye(4))  # independent channels, whose bins can be summed up exactly
+    real = read_places(data, protocol().places(data))
+    found = linear_bits(model, Rounded(), real, 300)
+    signal = torch.from_numpy(real.signal[..., :300]).double()
+    error = model._errors(signal)
+    mean = signal[..., 3:] - error
+    centre = Rounded().decode(Rounded().encode(signal[..., 3:])).double()
+    normal = torch.distributions.Normal(mean, model.noise.diagonal().double()[:, None])
+    exact = -(normal.cdf(centre + 0.025) - normal.cdf(centre - 0.025)).log2().mean(dim=(1, 2))
+    np.testing.assert_allclose(found, exact.numpy(), rtol=0.01)
+    assert linear_bits(model, Sign(), real, 300) is None
 
 
 def test_the_tokenizer_is_the_ceiling(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def draw_figures(
         references = {
             "model": tokens.facts["bits_per_token"],
             "frequencies": tokens.facts["unigram_bits_per_token"],
+            **{f"baseline {name}": float(values.mean()) for name, values in tokens.linear.items()},
             "uniform": tokens.facts["uniform_bits_per_token"],
         }
         figures.append(

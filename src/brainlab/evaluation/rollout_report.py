@@ -12,7 +12,7 @@ import numpy as np
 from brainlab.evaluation.rollout_divergence import Compared, interval
 from brainlab.evaluation.rollout_tokens import TokenSummary
 from brainlab.evaluation.session_sampler import SampledPlaces
-from brainlab.metrics.divergence import CONTROLS
+from brainlab.metrics.divergence import CONTROLS, paired
 from brainlab.metrics.rollouts import DISTANCES
 from brainlab.metrics.sliding import WindowComparison
 from brainlab.metrics.statistics import bootstrap_mean
@@ -153,7 +153,7 @@ def _token_metrics(found: Findings) -> list[Metric]:
     n = len(groups)
     unigram = facts["unigram_bits_per_token"]
     uniform = facts["uniform_bits_per_token"]
-    return [
+    metrics = [
         Metric(
             "bits_per_token",
             facts["bits_per_token"],
@@ -191,6 +191,21 @@ def _token_metrics(found: Findings) -> list[Metric]:
             note=f"{facts['tokens_per_second']:g} tokens per second",
         ),
     ]
+    for name, values in tokens.linear.items():
+        low, high = bootstrap_mean(values, groups, found.n_bootstrap, found.seed)
+        metrics.append(
+            Metric(
+                f"bits_per_token_{name}",
+                float(values.mean()),
+                low,
+                high,
+                n=n,
+                unit="bit",
+                better="lower",
+                note=f"the same samples under the baseline {name}: its density times the width of the bins",
+            )
+        )
+    return metrics
 
 
 def tables_of(found: Findings) -> list[Table]:
@@ -290,6 +305,7 @@ def notes_of(found: Findings) -> list[str]:
     for short, distance in HEADLINES.items():
         notes += _comparisons(found, short, distance)
     notes += _significance(found)
+    notes += _prices(found)
     notes.append(
         "The real–real distance is that of two different real continuations: a perfect generator that ignores its "
         "context stands there. Rollouts fall below it by keeping to their recording (then the target swap lies higher) "
@@ -352,6 +368,29 @@ def _comparisons(found: Findings, short: str, distance: str) -> list[str]:
         notes.append(
             f"{name}: the model is {side} {what}{unsure} ({_number(ends, line, distance)}; median difference "
             f"{gain['median']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]{_tested(gain)})."
+        )
+    return notes
+
+
+def _prices(found: Findings) -> list[str]:
+    """What codes cost the model and the linear baselines, paired by context."""
+    if found.tokens is None:
+        return []
+    tokens = found.tokens
+    notes = []
+    for name, values in {
+        "the frequencies of codes in training": tokens.unigram_bits_per_token,
+        **tokens.linear,
+    }.items():
+        gain = paired(values - tokens.bits_per_token, found.n_bootstrap, found.seed)
+        if not gain["n"]:
+            continue
+        side = {1: "fewer bits per token than", 0: "about as many bits per token as", -1: "more bits per token than"}
+        what = f"the baseline {name}" if name in tokens.linear else name
+        notes.append(
+            f"Real codes cost the model {side[_sign(gain)]} {what}{_unsure(gain)}: {tokens.bits_per_token.mean():.3f} "
+            f"against {values.mean():.3f} (median difference {gain['median']:+.3f} [{gain['low']:+.3f}, "
+            f"{gain['high']:+.3f}]{_tested(gain)})."
         )
     return notes
 

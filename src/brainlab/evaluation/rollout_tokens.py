@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int
 from brainlab.evaluation.rollout_generation import RealSignals
 from brainlab.metrics.tokens import Unigram, bits, score_tokens
 
-__all__ = ["TokenSummary", "in_frames", "summarise_tokens", "training_unigram"]
+__all__ = ["TokenSummary", "in_frames", "linear_bits", "summarise_tokens", "training_unigram"]
 
 _LARGEST = 1 << 27  # values of logits held at once
 _MOST_TRAINING_TOKENS = 4_000_000
@@ -22,7 +23,8 @@ _MOST_TRAINING_TOKENS = 4_000_000
 class TokenSummary:
     """Prices of real codes in bits, per context where intervals are wanted.
 
-    ``facts`` is JSON-ready; ``usage`` holds the shares of codes in training and in the contexts, most frequent first.
+    ``usage`` holds the shares of codes in training and in the contexts, most frequent first, ``linear`` the bits per
+    token under linear baselines where they can be said; ``facts`` is JSON-ready.
     """
 
     bits_per_token: Float[np.ndarray, " context"]
@@ -31,10 +33,17 @@ class TokenSummary:
     bits_per_second: Float[np.ndarray, " frame"]
     time_s: Float[np.ndarray, " frame"]
     usage: dict[str, Float[np.ndarray, " code"]]
+    linear: dict[str, Float[np.ndarray, " context"]]
     facts: dict[str, Any]
 
 
-def summarise_tokens(task: Any, data: Any, real: RealSignals, device: torch.device | str = "cpu") -> TokenSummary:
+def summarise_tokens(
+    task: Any,
+    data: Any,
+    real: RealSignals,
+    baselines: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+) -> TokenSummary:
     """Score the real codes of every sampled place with the task's network, each given those before it.
 
     The network reads at most as many frames as its training windows had: the first ones of a place.
@@ -43,6 +52,7 @@ def summarise_tokens(task: Any, data: Any, real: RealSignals, device: torch.devi
         task: has ``scores(codes)``: nats and whether the likeliest code was right, per predicted token.
         data: has ``tokenizer``, ``sfreq_hz`` and training batches of codes.
         real: the sampled places.
+        baselines: fitted linear models of the signal, by name.
         device: where the network works.
     """
     tokenizer = data.tokenizer
@@ -69,6 +79,8 @@ def summarise_tokens(task: Any, data: Any, real: RealSignals, device: torch.devi
     frames_per_s = data.sfreq_hz / tokenizer.hop
     scores = score_tokens(cost.reshape(flat), per_frame, frames_per_s, guess.reshape(flat))
     skipped = n_frames - cost.shape[1]
+    priced = {name: linear_bits(each, tokenizer, real, n_frames) for name, each in (baselines or {}).items()}
+    linear = {name: values for name, values in priced.items() if values is not None}
     vocab = tokenizer.vocab_size
     return TokenSummary(
         bits_per_token=bits(cost.mean(axis=(1, 2, 3))),
@@ -80,11 +92,13 @@ def summarise_tokens(task: Any, data: Any, real: RealSignals, device: torch.devi
             "training": _ranked(unigram.counts.sum(axis=0)),
             "real": _ranked(np.bincount(codes.reshape(-1), minlength=vocab)),
         },
+        linear=linear,
         facts={
             **scores.to_dict(),
             "bits_per_token_by_level": bits(cost.mean(axis=(0, 1, 2))).tolist(),
             "accuracy": float(hits.mean()),
             "uniform_bits_per_token": float(np.log2(vocab)),
+            "linear_bits_per_token": {name: float(values.mean()) for name, values in linear.items()},
             "frames_read": n_frames,
             "frames_judged": int(cost.shape[1]),
             "tokens_per_second": per_frame * frames_per_s,
@@ -96,6 +110,41 @@ def summarise_tokens(task: Any, data: Any, real: RealSignals, device: torch.devi
             },
         },
     )
+
+
+def linear_bits(
+    baseline: Any, tokenizer: Any, real: RealSignals, n_frames: int
+) -> Float[np.ndarray, " context"] | None:
+    """Bits per token that the codes of single samples cost under a linear model of the signal.
+
+    A sample's code has the probability density · width of its bin, as long as bins are narrow: −log₂ of that, mean over
+    the samples that the model can predict. It holds for tokenizers that quantise every sample of every channel.
+
+    Args:
+        baseline: a fitted model with ``nll``.
+        tokenizer: makes the codes.
+        real: the sampled places.
+        n_frames: samples of each place that count.
+
+    Returns:
+        bits per token of each context; None for other tokenizers and models, or where channels are absent.
+    """
+    n_channels, order = real.signal.shape[1], getattr(baseline, "context_steps", 0)
+    by_sample = tokenizer.hop == 1 and tokenizer.n_levels == 1 and tokenizer.n_sites == n_channels
+    if not by_sample or not hasattr(baseline, "nll") or not real.present.all() or n_frames <= order:
+        return None
+    every = torch.arange(tokenizer.vocab_size)[None, :, None, None].expand(1, -1, n_channels, 1)
+    signal = torch.from_numpy(real.signal[..., :n_frames])
+    with torch.inference_mode():
+        centres = tokenizer.decode(every)[0].double().cpu()
+        codes = tokenizer.encode(signal).long().cpu()[:, order:, :, 0]
+    if not bool((centres.diff(dim=-1) > 0).all()):
+        return None
+    middles = 0.5 * (centres[:, 1:] + centres[:, :-1])
+    inner = middles.diff(dim=-1)
+    width = torch.cat([inner[:, :1], inner, inner[:, -1:]], dim=-1).log2()
+    spent = torch.stack([width[site, codes[..., site]] for site in range(n_channels)], dim=-1)
+    return (bits(baseline.nll(signal).double().cpu().numpy()) - spent.mean(dim=(1, 2)).numpy()).astype(np.float64)
 
 
 def training_unigram(data: Any, most_tokens: int = _MOST_TRAINING_TOKENS) -> tuple[Unigram, int]:

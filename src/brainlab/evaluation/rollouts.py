@@ -184,7 +184,7 @@ class Rollouts:
         device = getattr(task, "device", torch.device("cpu"))
         log.info("%d contexts of %d sessions", len(sampled.places), len({p.session for p in sampled.places}))
 
-        others, facts = self._continued_by_baselines(data, real)
+        others, facts, fitted = self._continued_by_baselines(data, real)
         made, facts["model"] = self._continued(forecaster, real, device)
         log.info("rollouts of the model took %.1f s", facts["model"]["seconds"])
         generated = {"model": made, **others}
@@ -208,7 +208,7 @@ class Rollouts:
         windows, times_s = self._windows(generated, real, sampled.sfreq_hz, notes)
         tokens = None
         if tokenizer is not None and hasattr(task, "scores"):
-            tokens = summarise_tokens(task, data, real, device)
+            tokens = summarise_tokens(task, data, real, fitted, device)
         task.train(was_training)
 
         findings = Findings(
@@ -276,7 +276,7 @@ class Rollouts:
 
     def _continued_by_baselines(
         self, data: Any, real: RealSignals
-    ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+    ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]], dict[str, Any]]:
         """Fit every baseline to the training part and let it continue the same contexts."""
         made, facts = {}, {}
         fitting = {
@@ -296,7 +296,7 @@ class Rollouts:
             made[name], facts[name] = self._continued(baseline, real, "cpu")
             facts[name] |= baseline.describe()
             log.info("%s: fitted and rolled out in %.1f s", name, facts[name]["seconds"])
-        return made, facts
+        return made, facts, fitting
 
     def _prefixes(self, target_steps: int, sfreq_hz: float, notes: list[str]) -> list[int]:
         """Lengths to compare, in samples; the last is the whole continuation."""
