@@ -52,8 +52,8 @@ class GatedLayer(nn.Module):
         x: Float[Tensor, "sequence frame width"],
         past: Float[Tensor, "sequence memory width"],
         condition: Float[Tensor, "sequence frame condition"],
-    ) -> tuple[Float[Tensor, "sequence frame width"], Float[Tensor, "sequence frame skip"]]:
-        """The next layer's input and this layer's part of the skip sum; ``past`` is what stood before ``x``."""
+    ) -> tuple[Float[Tensor, "sequence frame width"], Float[Tensor, "sequence frame gate"]]:
+        """The next layer's input and this layer's gated output; ``past`` is what stood before ``x``."""
         n_frames = x.shape[1]
         seen = torch.cat([past, x], dim=1)
         taps = torch.cat([seen[:, j * self.dilation :][:, :n_frames] for j in range(self.kernel)], dim=-1)
@@ -63,7 +63,7 @@ class GatedLayer(nn.Module):
         """As ``forward``, from the frames that the kernel touches, side by side, and the projected condition."""
         signal, gate = (self.convolution(taps) + condition).chunk(2, dim=-1)
         z = torch.tanh(signal) * torch.sigmoid(gate)
-        return x if self.residual is None else x + self.residual(z), self.skip(z)
+        return x if self.residual is None else x + self.residual(z), z
 
 
 class WaveNet(nn.Module):
@@ -162,13 +162,14 @@ class WaveNet(nn.Module):
             site = site + self.classes(condition)[:, None]
         return site.flatten(0, 1)
 
-    def _stack(self, x: Tensor, condition: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Features of every frame and each layer's input; before the first frame stand zeros."""
+    def _stack(self, x: Tensor, condition: Tensor, first: int = 0) -> tuple[Tensor, list[Tensor]]:
+        """Features of the frames from ``first`` on and each layer's whole input; before the first frame stand zeros."""
         skips, inputs = None, []
         for layer in self.layers:
             inputs.append(x)
             past = x.new_zeros(len(x), layer.memory, x.shape[2])
-            x, skip = layer(x, past, condition)
+            x, gated = layer(x, past, condition)
+            skip = layer.skip(gated[:, first:])
             skips = skip if skips is None else skips + skip
         return self._head(skips), inputs
 
@@ -294,7 +295,7 @@ class WaveNet(nn.Module):
                 for frame in range(codes.shape[1], everything.shape[1]):
                     known = self._embedded(everything[:, :frame])
                     ahead = None if condition is None else condition[:, 1 : frame + 1]
-                    features, _ = self._stack(known, self._condition(len(codes), ahead))
+                    features, _ = self._stack(known, self._condition(len(codes), ahead), frame - 1)
                     everything[:, frame] = self._drawn(features[:, -1], sampler, generator)
         finally:
             self.train(was_training)
@@ -313,13 +314,15 @@ class WaveNet(nn.Module):
         batch = len(everything)
         if known >= everything.shape[1]:
             return
-        ahead = None if condition is None else condition[:, 1 : known + 1]
-        features, inputs = self._stack(self._embedded(everything[:, :known]), self._condition(batch, ahead))
+        start = max(0, known - self.receptive_field)
+        ahead = None if condition is None else condition[:, start + 1 : known + 1]
+        read = self._embedded(everything[:, start:known])
+        features, inputs = self._stack(read, self._condition(batch, ahead), known - start - 1)
         rings = []
         for layer, x in zip(self.layers, inputs, strict=True):
             ring = x.new_zeros(layer.memory, len(x), x.shape[2])
-            for frame in range(max(0, known - layer.memory), known):
-                ring[frame % layer.memory] = x[:, frame]
+            for frame in range(max(start, known - layer.memory), known):
+                ring[frame % layer.memory] = x[:, frame - start]
             rings.append(ring)
         fixed = [layer.condition(self._condition(batch, None)[:, 0]) for layer in self.layers]
         everything[:, known] = self._drawn(features[:, -1], sampler, generator)
@@ -332,6 +335,6 @@ class WaveNet(nn.Module):
                 seen = [ring[(frame - j * layer.dilation) % layer.memory] for j in range(layer.kernel - 1, 0, -1)]
                 taps = torch.cat([*seen, x], dim=-1)
                 ring[frame % layer.memory] = x
-                x, skip = layer.step(x, taps, bias if now is None else layer.condition(now))
-                skips = skip if skips is None else skips + skip
+                x, gated = layer.step(x, taps, bias if now is None else layer.condition(now))
+                skips = layer.skip(gated) if skips is None else skips + layer.skip(gated)
             everything[:, frame + 1] = self._drawn(self._head(skips), sampler, generator)
