@@ -250,8 +250,12 @@ def test_rates_that_differ_ask_for_a_resampling_step(files, cache, tmp_path):
 @pytest.mark.parametrize(
     ("change", "steps", "text"),
     [
-        ({"missing": slice(300, 400)}, STEPS, r"samples=nan: .*channel E1 has none from 1\.5 to 2 s .*MissingSamples"),
-        ({"gain": 1e6}, STEPS, r"eeg amplitude=.*between 1e-08 and 0\.01 V .*Hint: .*Units say eeg=uV"),
+        (
+            {"missing": slice(300, 400)},
+            STEPS,
+            r"samples=nan: .*channel E1 has none from 1\.5 to 2 s .*missing\.action=mark",
+        ),
+        ({"gain": 1e6}, STEPS, r"eeg amplitude=.*between 1e-08 and 0\.01 V .*Hint: data\.steps\.units\.eeg=uV"),
         ({"flat": slice(0, 6)}, STEPS, r"samples=constant: .*all are flat"),
         ({}, {"pick": Pick("mag")}, r"channels=eeg, stim: expected at least one of type mag"),
         ({"seconds": 0.5}, {"resample": Resample(0.5)}, r"data\.steps\.resample|samples="),

@@ -18,8 +18,6 @@ _LISTED = 5
 _LEAST_CHANNELS = 8
 _NO_VARIANCE = 1e-8
 _QUIET = float(np.log(10))
-_LEAST_POINTS = 10
-_HEAD_CENTRE = (0.0, 0.0, 0.04)
 _NORMAL_MAD = 1.4826
 _LEAST_SPREAD = 0.05
 
@@ -220,23 +218,11 @@ class Interpolate:
                 where=session.source,
                 hint="the step's missing=zero makes bad channels zero instead, data.steps.interpolate=null leaves them",
             )  # fmt: skip
-        origin = self._origin(session)
+        origin = session.head_origin()
         with session.listening():
-            session.raw.interpolate_bads(
-                reset_bads=True, origin="auto" if origin is None else origin, verbose="WARNING"
-            )
+            session.raw.interpolate_bads(reset_bads=True, origin=origin, verbose="WARNING")
         session.interpolated += bads
-        session.note("Interpolate", channels=bads, origin=None if origin is None else list(origin))
-
-    def _origin(self, session: RawSession) -> tuple[float, float, float] | None:
-        """Centre of the head where no digitised points of the head are in the file; None lets MNE fit it to them."""
-        from mne.io.constants import FIFF
-
-        head = (FIFF.FIFFV_POINT_EXTRA, FIFF.FIFFV_POINT_EEG)
-        if sum(point["kind"] in head for point in session.raw.info["dig"] or ()) >= _LEAST_POINTS:
-            return None
-        session.warn(f"the file holds no shape of the head: interpolation takes it to be centred at {_HEAD_CENTRE} m")
-        return _HEAD_CENTRE
+        session.note("Interpolate", channels=bads, origin=origin)
 
     def _without_position(self, session: RawSession, bads: list[str]) -> list[str]:
         kinds = {kind for name, kind in zip(session.ch_names, session.kinds, strict=True) if name in bads}

@@ -1,6 +1,7 @@
 """Steps that look at the samples before anything is done to them: missing ones, and units that cannot be right.
 
-Both run first in every preparation; name them in the configuration to change what they do.
+Both run first in every preparation, with their defaults where the configuration does not name them. Their sentences
+take it that it names them ``missing`` and ``units``.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class MissingSamples:
             f"expected finite numbers, channel {session.ch_names[row]}{more} has none from {start / session.sfreq_hz:g}"
             f" to {stop / session.sfreq_hz:g} s",
             where=session.source,
-            hint="a first step brainlab.prepare.steps.checks.MissingSamples with action=mark keeps windows away",
+            hint="data.steps.missing.action=mark bridges them and keeps windows away",
         )  # fmt: skip
 
 
@@ -133,8 +134,8 @@ class Units:
                 raise InvalidFile(
                     f"{kind} amplitude", f"{typical:.3g} {unit}",
                     f"expected a standard deviation between {low:g} and {high:g} {unit}", where=session.source,
-                    hint=f"if the file holds {_USUAL[kind]}, let a first step brainlab.prepare.steps.checks.Units say"
-                    f" {kind}={_USUAL[kind]}; check=false accepts any amplitude",
+                    hint=f"data.steps.units.{kind}={_USUAL[kind]} if that is what the file holds;"
+                    " data.steps.units.check=false accepts any amplitude",
                 )  # fmt: skip
 
 

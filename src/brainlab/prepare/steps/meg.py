@@ -119,6 +119,8 @@ class Maxwell:
         if head is None:
             session.warn("Maxwell filter in device coordinates: the file holds no device-to-head transform")
             tuned.update(coord_frame="meg", origin=(0.0, 0.0, 0.0))
+        else:
+            tuned.update(origin=session.head_origin())
         noisy: list[str] = []
         flat: list[str] = []
         with session.listening():
@@ -142,10 +144,10 @@ class Maxwell:
         )  # fmt: skip
 
     def _buffer(self, session: RawSession) -> float | None:
-        """The buffer must fit into the recording."""
+        """The buffer must fit into the recording, with an even number of samples for its overlapping windows."""
         if self.st_duration_s is None:
             return None
-        longest = (session.n_samples - 1) / session.sfreq_hz
+        longest = session.n_samples // 2 * 2 / session.sfreq_hz
         if self.st_duration_s > longest:
             session.warn(f"tSSS buffer of {longest:g} s: the recording is shorter than {self.st_duration_s:g} s")
         return min(self.st_duration_s, longest)

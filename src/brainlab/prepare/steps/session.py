@@ -27,6 +27,9 @@ TrainingSpan = Callable[[RecordingFile, int, float], tuple[int, int]]
 DATA_KINDS = ("mag", "grad", "eeg", "seeg", "ecog", "dbs")
 """Channel types that hold brain signals."""
 
+_LEAST_POINTS = 10
+_HEAD_CENTRE = (0.0, 0.0, 0.04)
+
 
 class Discarded(Exception):
     """A session that is left out on purpose: it stays on disk and is listed with the reason.
@@ -163,6 +166,19 @@ class RawSession:
         known = self.used_span_s
         self.used_span_s = (min(known[0], first_s), max(known[1], last_s)) if known[1] else (first_s, last_s)
         return start, stop
+
+    def head_origin(self) -> str | tuple[float, float, float]:
+        """Centre of the head for models of its field: "auto" lets MNE fit it to the digitised points of the head.
+
+        Where the file has none, it is 4 cm above the origin of head coordinates, with a warning.
+        """
+        from mne.io.constants import FIFF
+
+        head = (FIFF.FIFFV_POINT_EXTRA, FIFF.FIFFV_POINT_EEG)
+        if sum(point["kind"] in head for point in self.raw.info["dig"] or ()) >= _LEAST_POINTS:
+            return "auto"
+        self.warn(f"the file holds no shape of the head: its centre is taken to be at {_HEAD_CENTRE} m")
+        return _HEAD_CENTRE
 
     def note(self, step: str, **facts: Any) -> None:
         """Record what a step did, JSON-ready."""
