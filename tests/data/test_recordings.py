@@ -255,8 +255,8 @@ def test_what_was_left_out_and_where_the_seconds_went_is_described(cache: Path, 
         write(tmp_path / f"sub-{subject}_raw.fif", ["Cz", "Pz"], 30, seed=subject)
     write(tmp_path / "sub-9_raw.fif", ["Cz", "Pz"], 3, seed=9)
     steps = {**STEPS, "clean": Clean(window_s=2.0, min_segment_s=10.0)}
-    told = ready(cache, tmp_path, steps=steps, split="session", fractions=[0.4, 0.3, 0.3]).describe()
-    told = json.loads(json.dumps(told))
+    data = ready(cache, tmp_path, steps=steps, split="session", fractions=[0.4, 0.3, 0.3])
+    told = json.loads(json.dumps(data.describe()))
     assert told["status"] == {"prepared": 3, "discarded": 1}
     rows = {row["session"]: row for row in told["recordings"]}
     assert rows["sub-9_raw"]["reason"] == "no_segments"
@@ -264,6 +264,9 @@ def test_what_was_left_out_and_where_the_seconds_went_is_described(cache: Path, 
     assert told["parts"]["train"] == {"sessions": 1, "seconds": 30.0, "windows": 15}
     assert told["layout"]["channels"] == 2
     assert told["layout"]["systems"] == {"eeg": 2}
+    sessions, parts = data.tables()
+    assert [(row[0], row[1]) for row in sessions.rows][-1] == ("sub-9_raw", "discarded")
+    assert parts.rows[0] == ("train", 1, 30.0, 15)
     short = ready(cache, tmp_path, split="time", steps=STEPS)
     assert list(short.left_out) == ["sub-9_raw"]
 

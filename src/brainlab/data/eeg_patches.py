@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from brainlab.data.recording_split import TrainingSpan
 from brainlab.data.sampling import ChannelSetSampler, already_collated
-from brainlab.data.sources import Source, prepare_source
+from brainlab.data.sources import Source, manifest_of, prepare_source
 from brainlab.data.splits import PARTS, TimeSplit, group_split, time_split
 from brainlab.data.stretches import bad_spans, without
 from brainlab.data.windows import RandomWindows, WindowGroups, Windows, regular_windows, stretches_of
@@ -28,11 +28,12 @@ from brainlab.datasets.recordings import AnyRecordings
 from brainlab.errors import InvalidValue
 from brainlab.io.cache import Cache
 from brainlab.io.store import Store
+from brainlab.prepare.sessions import manifest_table
 from brainlab.prepare.steps.channels import Pick
 from brainlab.prepare.steps.filters import BandPass, Notch, Resample
 from brainlab.prepare.steps.scaling import Unit
 from brainlab.synthetic.recordings import SimulatedRecordings
-from brainlab.types import DataSource
+from brainlab.types import DataSource, Table
 
 __all__ = ["EegPatches", "PatchBatches", "TrainingStatistics"]
 
@@ -305,6 +306,11 @@ class EegPatches(LightningDataModule):
         sizes = {"n_patches": self.n_patches, "patch_size": self.patch_length}
         channels = {session.n_channels for session in self.store.sessions}
         return {**sizes, "n_channels": channels.pop()} if len(channels) == 1 else sizes
+
+    def tables(self) -> list[Table]:
+        """What became of every recording, for the report."""
+        rows = manifest_of(self.store.folder)
+        return [Table("sessions", "What became of every recording", *manifest_table(rows))]
 
     def describe(self) -> dict[str, Any]:
         """Facts for the report."""

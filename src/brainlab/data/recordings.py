@@ -32,8 +32,9 @@ from brainlab.io.cache import Cache, code_digest
 from brainlab.io.codes import CodeStore
 from brainlab.io.recording import Channel
 from brainlab.io.store import Session, Store
+from brainlab.prepare.sessions import manifest_table
 from brainlab.prepare.tokenise import tokenise_store
-from brainlab.types import DataSource, Tokenizer
+from brainlab.types import DataSource, Table, Tokenizer
 
 __all__ = ["MixedRecordings", "Recordings", "SignalWindows"]
 
@@ -483,6 +484,23 @@ class MixedRecordings(LightningDataModule):
             }
         return sizes
 
+    def tables(self) -> list[Table]:
+        """What became of every recording, and what each part holds, for the report."""
+        sessions = Table("sessions", "What became of every recording", *manifest_table(manifest_of(self.store.folder)))
+        rows = tuple((part, *facts.values()) for part, facts in self._describe_parts().items())
+        parts = Table("parts", f"Split by {self.assignment.kind}", ("part", "sessions", "seconds", "windows"), rows)
+        return [sessions, parts]
+
+    def _describe_parts(self) -> dict[str, dict[str, Any]]:
+        return {
+            part: {
+                "sessions": len(set(rows[:, 0].tolist())),
+                "seconds": round(float((rows[:, 2] - rows[:, 1]).sum()) / self.sfreq_hz, 2),
+                "windows": len(self.windows[part]),
+            }
+            for part, rows in self.stretches.items()
+        }
+
     def describe(self) -> dict[str, Any]:
         """Facts for the report: what became of every recording, who is in which part, and the layout."""
         rate = self.sfreq_hz
@@ -501,14 +519,7 @@ class MixedRecordings(LightningDataModule):
             "split": self.assignment.kind,
             "split_file": str(self.split_path),
             **({"guard_s": self.guard_s} if self.split_kind == "time" else {}),
-            "parts": {
-                part: {
-                    "sessions": len(set(rows[:, 0].tolist())),
-                    "seconds": round(float((rows[:, 2] - rows[:, 1]).sum()) / rate, 2),
-                    "windows": len(self.windows[part]),
-                }
-                for part, rows in self.stretches.items()
-            },
+            "parts": self._describe_parts(),
             "layout": {
                 "kind": self.layout_kind,
                 "channels": self.n_channels,
