@@ -31,7 +31,7 @@ __all__ = ["Chain", "Stage"]
 log = logging.getLogger(__name__)
 
 _PUBLISHED = ("results.json", "resolved.yaml", "fingerprint.txt", "report.html", "env.json")
-_PUBLISHED_FOLDERS = ("figures",)
+_PUBLISHED_FOLDERS = ("figures", "rollouts")
 _OF_THE_CHAIN = frozenset(
     {
         "job",
