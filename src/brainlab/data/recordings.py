@@ -16,48 +16,28 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from brainlab.data.layout import CanonicalStore, ChannelLayout, canonical_layout, channel_sets
+from brainlab.data.recording_facts import describe, tables
 from brainlab.data.recording_split import KINDS, Assignment, Kind, Member, TrainingSpan
 from brainlab.data.sampling import ChannelSetSampler, already_collated
 from brainlab.data.sources import OnError, Source, manifest_of, prepare_source, unite
 from brainlab.data.splits import PARTS
 from brainlab.data.stretches import bad_spans, inside, usable_segments, without
 from brainlab.data.token_windows import TokenWindows, on_frames
-from brainlab.data.windows import RandomWindows, WindowGroups, regular_windows, samples_of
+from brainlab.data.windows import RandomWindows, SignalWindows, WindowGroups, regular_windows, samples_of
 from brainlab.errors import InvalidFile, InvalidValue, LeakError
 from brainlab.io.cache import Cache, code_digest
 from brainlab.io.codes import CodeStore
 from brainlab.io.recording import Channel
 from brainlab.io.store import Session, Store
-from brainlab.prepare.sessions import manifest_table
 from brainlab.prepare.tokenise import tokenise_store
 from brainlab.types import DataSource, Table, Tokenizer
 
-__all__ = ["MixedRecordings", "Recordings", "SignalWindows"]
+__all__ = ["MixedRecordings", "Recordings"]
 
 _LISTED = 5
-
-
-class SignalWindows(WindowGroups):
-    """Windows of signals; batches also say which channels are present.
-
-    Args:
-        parts: the windows of each channel set, or one for all where they share a layout.
-        present: (session, channel) where they share a layout; None where every row is a channel of its session.
-    """
-
-    def __init__(self, parts: Sequence[Any], present: Tensor | None) -> None:
-        super().__init__(parts)
-        self.present = present
-
-    def __getitems__(self, numbers: Sequence[int]) -> dict[str, Tensor]:
-        batch = super().__getitems__(numbers)
-        if self.present is None:
-            return {**batch, "present": torch.ones(batch["signal"].shape[:2], dtype=torch.bool)}
-        return {**batch, "present": self.present[batch["session"]]}
 
 
 class MixedRecordings(LightningDataModule):
@@ -184,16 +164,16 @@ class MixedRecordings(LightningDataModule):
                 where="data.steps", hint="a Resample step brings them to one",
             )  # fmt: skip
         self._layout = canonical_layout(store.sessions)
-        self._sets = channel_sets(store.sessions)
+        self.channel_sets = channel_sets(store.sessions)
         self._seen = CanonicalStore(store, self._layout)
         self._segments = [usable_segments(session) for session in store.sessions]
         self.fingerprint = store.fingerprint
         if self.make_tokenizer is None:
             return
-        if self.layout_kind == "separate" and len(set(self._sets)) > 1:
+        if self.layout_kind == "separate" and len(set(self.channel_sets)) > 1:
             raise InvalidValue(
                 "data.layout", self.layout_kind,
-                f"expected canonical with a tokenizer, since the recordings have {len(set(self._sets))} channel sets",
+                f"expected canonical with a tokenizer, since there are {len(set(self.channel_sets))} channel sets",
             )  # fmt: skip
         self.tokenizer = tokenizer = self.make_tokenizer(n_channels=self.n_channels)
         self._codes = CodeStore(self._tokenised(tokenizer))
@@ -317,7 +297,7 @@ class MixedRecordings(LightningDataModule):
         if self.layout_kind == "canonical":
             present = torch.from_numpy(np.stack([self.present(n) for n in range(len(self.store.sessions))]))
             return SignalWindows([self._cut(self._seen, usable, n_random, 0)], present)
-        sets = np.array(self._sets)[usable[:, 0]]
+        sets = np.array(self.channel_sets)[usable[:, 0]]
         room = usable[:, 2] - usable[:, 1]
         groups = []
         for number in np.unique(sets).tolist():
@@ -386,6 +366,11 @@ class MixedRecordings(LightningDataModule):
         if self._layout is None:
             raise InvalidValue("data", "not prepared", "expected prepare_data() before its content is asked for")
         return self._layout
+
+    @property
+    def code_store(self) -> CodeStore | None:
+        """The codes of all sessions, None without a tokenizer."""
+        return self._codes
 
     @property
     def sfreq_hz(self) -> float:
@@ -471,7 +456,7 @@ class MixedRecordings(LightningDataModule):
         """Sizes of a batch; the number of channels only where all batches agree on it."""
         sizes = {"n_samples": self.n_samples}
         counts = {len(places) for places in self.layout.places}
-        if self.layout_kind == "canonical" or len(set(self._sets)) == 1:
+        if self.layout_kind == "canonical" or len(set(self.channel_sets)) == 1:
             sizes["n_channels"] = self.n_channels
         elif len(counts) == 1:
             sizes["n_channels"] = counts.pop()
@@ -484,78 +469,13 @@ class MixedRecordings(LightningDataModule):
             }
         return sizes
 
-    def tables(self) -> list[Table]:
-        """What became of every recording, and what each part holds, for the report."""
-        sessions = Table("sessions", "What became of every recording", *manifest_table(manifest_of(self.store.folder)))
-        rows = tuple((part, *facts.values()) for part, facts in self._describe_parts().items())
-        parts = Table("parts", f"Split by {self.assignment.kind}", ("part", "sessions", "seconds", "windows"), rows)
-        return [sessions, parts]
-
-    def _describe_parts(self) -> dict[str, dict[str, Any]]:
-        return {
-            part: {
-                "sessions": len(set(rows[:, 0].tolist())),
-                "seconds": round(float((rows[:, 2] - rows[:, 1]).sum()) / self.sfreq_hz, 2),
-                "windows": len(self.windows[part]),
-            }
-            for part, rows in self.stretches.items()
-        }
-
     def describe(self) -> dict[str, Any]:
         """Facts for the report: what became of every recording, who is in which part, and the layout."""
-        rate = self.sfreq_hz
-        numbers = {session.name: number for number, session in enumerate(self.store.sessions)}
-        rows = manifest_of(self.store.folder)
-        return {
-            "dataset": " + ".join(self.sources),
-            "source": self.source,
-            "folders": {name: source.root for name, source in self.sources.items()},
-            "recordings": [self._row(row, numbers.get(str(row.get("session")))) for row in rows],
-            "status": dict(Counter(str(row.get("status")) for row in rows)),
-            "left_out": self.left_out,
-            "sfreq_hz": rate,
-            "window_s": self.n_samples / rate,
-            "stride_s": self.stride / rate,
-            "split": self.assignment.kind,
-            "split_file": str(self.split_path),
-            **({"guard_s": self.guard_s} if self.split_kind == "time" else {}),
-            "parts": self._describe_parts(),
-            "layout": {
-                "kind": self.layout_kind,
-                "channels": self.n_channels,
-                "channel_sets": len(set(self._sets)),
-                "systems": dict(Counter(self.layout.systems)),
-                "types": dict(Counter(channel.kind for channel in self.channels)),
-                "without_position": sum(channel.position is None for channel in self.channels),
-            },
-            "codes": self._describe_codes(),
-        }
+        return describe(self)
 
-    def _row(self, row: Mapping[str, Any], number: int | None) -> dict[str, Any]:
-        """One line of the manifest, with the seconds that each part has of the recording."""
-        if number is None:
-            return dict(row)
-        seconds = {}
-        for part, rows in self.stretches.items():
-            own = rows[rows[:, 0] == number]
-            seconds[part] = round(float((own[:, 2] - own[:, 1]).sum()) / self.sfreq_hz, 2)
-        return {**row, "n_channels": self.store.sessions[number].n_channels, "seconds": seconds}
-
-    def _describe_codes(self) -> dict[str, Any] | None:
-        if self.tokenizer is None or self._codes is None:
-            return None
-        per_frame = self.tokenizer.n_sites * self.tokenizer.n_levels
-        return {
-            "tokenizer": type(self.tokenizer).__name__,
-            "fingerprint": self.tokenizer.fingerprint,
-            "hop": self.tokenizer.hop,
-            "n_sites": self.tokenizer.n_sites,
-            "n_levels": self.tokenizer.n_levels,
-            "vocab_size": self.tokenizer.vocab_size,
-            "tokens_per_second": self.sfreq_hz / self.tokenizer.hop * per_frame,
-            "tokens": per_frame * sum(session.n_frames for session in self._codes.sessions),
-            "folder": str(self._codes.folder),
-        }
+    def tables(self) -> list[Table]:
+        """What became of every recording, and what each part holds, for the report."""
+        return tables(self)
 
 
 class Recordings(MixedRecordings):

@@ -17,7 +17,15 @@ from torch.utils.data import Dataset
 from brainlab.data.splits import PARTS, TimeSplit, window_index
 from brainlab.errors import InvalidValue, ShapeMismatch
 
-__all__ = ["RandomWindows", "WindowGroups", "Windows", "regular_windows", "samples_of", "stretches_of"]
+__all__ = [
+    "RandomWindows",
+    "SignalWindows",
+    "WindowGroups",
+    "Windows",
+    "regular_windows",
+    "samples_of",
+    "stretches_of",
+]
 
 Batch = dict[str, torch.Tensor]
 
@@ -260,6 +268,25 @@ class WindowGroups(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         return {key: value[0] for key, value in self.__getitems__([number]).items()}
+
+
+class SignalWindows(WindowGroups):
+    """Windows of signals; batches also say which channels are present.
+
+    Args:
+        parts: the windows of each channel set, or one for all where they share a layout.
+        present: (session, channel) where they share a layout; None where every row is a channel of its session.
+    """
+
+    def __init__(self, parts: Sequence[Any], present: torch.Tensor | None) -> None:
+        super().__init__(parts)
+        self.present = present
+
+    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        batch = super().__getitems__(numbers)
+        if self.present is None:
+            return {**batch, "present": torch.ones(batch["signal"].shape[:2], dtype=torch.bool)}
+        return {**batch, "present": self.present[batch["session"]]}
 
 
 def _checked(store: Sessions, stretches: Any) -> np.ndarray:
