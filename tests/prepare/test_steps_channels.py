@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ import mne
 import numpy as np
 import pytest
 
+from brainlab.datasets.omega import Omega
 from brainlab.datasets.recordings import RecordingFile
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.recording import Annotation, Event
 from brainlab.prepare.steps.channels import BadChannels, Interpolate, Pick, ZeroBads, own_noise, unlike_the_others
 from brainlab.prepare.steps.checks import MissingSamples, Statistics, Units
 from brainlab.prepare.steps.events import FindEvents
+from brainlab.prepare.steps.filters import BandPass, Resample
 from brainlab.prepare.steps.meg import GradientCompensation, Maxwell
 from brainlab.prepare.steps.opening import open_session, system_of
 from brainlab.prepare.steps.session import Discarded, RawSession
+from brainlab.synthetic.omega import SimulatedOmega
 
 FILE = RecordingFile(Path("a.fif"), "a", "d", "s", "a")
 NAMES = ["Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8"]
@@ -110,6 +114,18 @@ def test_a_dead_sensor_is_found_before_compensation_gives_it_the_references_sign
     GradientCompensation(3)(one)
     assert one.raw.info["bads"] == one.facts[-1]["flat"] == [one.ch_names[row]]
     assert one.samples[row].std() > 0
+
+
+def test_the_planted_bad_channels_of_simulated_meg_are_found_and_no_others(tmp_path):
+    SimulatedOmega().write(tmp_path, "tiny")
+    planted = json.loads(next(tmp_path.rglob("planted.json")).read_text())["sessions"]
+    files = Omega().find(tmp_path)[:5]  # the last one holds twelve seconds
+    for file in files:
+        one = open_session(file, {})
+        for step in (GradientCompensation(), Pick(), BandPass(1.0, 45.0), Resample(100.0), BadChannels(max_share=1)):
+            step(one)
+        wanted = next(facts["bads"] for name, facts in planted.items() if file.path.name.startswith(name))
+        assert sorted(one.raw.info["bads"]) == sorted(wanted)
 
 
 def test_channels_are_compared_with_their_own_kind():

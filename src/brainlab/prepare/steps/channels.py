@@ -18,6 +18,8 @@ _LISTED = 5
 _LEAST_CHANNELS = 8
 _NO_VARIANCE = 1e-8
 _QUIET = float(np.log(10))
+_LOUD = float(np.log(3))
+_NOISY = float(np.log(4))
 _NORMAL_MAD = 1.4826
 _LEAST_SPREAD = 0.05
 
@@ -61,8 +63,9 @@ def unlike_the_others(amplitude: Float[np.ndarray, " channel"], threshold: float
     """Channels whose amplitude is an outlier among channels of their kind.
 
     The logarithm of the amplitude is compared with the median, in robust standard deviations (1.4826 × median absolute
-    deviation, at least 5 %, so that very similar channels do not make each other outliers). A quiet channel, which does
-    little harm, must also be below a tenth of the median; below a thousandth it is flat.
+    deviation, at least 5 %). So that similar channels do not make each other outliers, a loud one must also exceed
+    three times the median, and a quiet one, which does little harm, fall below a tenth of it; below a thousandth it is
+    flat.
 
     Args:
         amplitude: ≥ 0, one per channel.
@@ -80,7 +83,8 @@ def unlike_the_others(amplitude: Float[np.ndarray, " channel"], threshold: float
     level = np.log(np.where(flat, 1.0, amplitude))
     centre = np.median(level[~flat])
     spread = max(_NORMAL_MAD * float(np.median(np.abs(level[~flat] - centre))), _LEAST_SPREAD)
-    return flat | (level - centre > threshold * spread) | (centre - level > max(threshold * spread, _QUIET))
+    above = level - centre
+    return flat | (above > max(threshold * spread, _LOUD)) | (-above > max(threshold * spread, _QUIET))
 
 
 def own_noise(samples: Float[np.ndarray, "channel time"], width: int) -> Float[np.ndarray, " channel"]:
@@ -118,7 +122,8 @@ class BadChannels:
 
     Args:
         threshold: for the amplitude, in robust standard deviations of its logarithm within each kind.
-        noise_threshold: the same for a channel's own noise, where only more of it is bad; null does without.
+        noise_threshold: the same for a channel's own noise, where only more than four times the median is bad; null
+            does without.
         window_s: width of a window.
         max_share: a session with a larger share of bad channels is discarded.
         statistics: "training" looks at the training span only, "recording" at everything.
@@ -177,7 +182,7 @@ class BadChannels:
         level = np.log(own_noise(session.samples[rows, start:stop], self._width(session, stop - start)))
         above = level - np.median(level)
         spread = max(_NORMAL_MAD * float(np.median(np.abs(above))), _LEAST_SPREAD)
-        return [int(row) for row in rows[above > self.noise_threshold * spread]]
+        return [int(row) for row in rows[above > max(self.noise_threshold * spread, _NOISY)]]
 
 
 def _amplitude(row: Float[np.ndarray, " time"], width: int) -> float:
