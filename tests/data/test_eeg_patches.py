@@ -223,3 +223,13 @@ def test_no_window_touches_a_bad_annotation_or_crosses_a_boundary(cache: Path, t
         assert not ((starts < 2600) & (stops > 2000)).any()
         assert not ((starts < 4000) & (stops > 4000)).any()
     assert _ready(cache, root=str(tmp_path), avoid_bad=False).stretches["train"].shape == (1, 3)
+
+
+def test_a_file_in_another_unit_is_refused_with_the_key_that_helps(cache: Path, tmp_path: Path) -> None:
+    samples = 10.0 * np.random.default_rng(0).standard_normal((2, 40 * 200))
+    raw = mne.io.RawArray(samples, mne.create_info(["Cz", "Pz"], 200.0, "eeg"), verbose="error")
+    raw.save(tmp_path / "a_raw.fif", verbose="error")
+    with pytest.raises(InvalidFile, match=r"Hint: data\.file_unit=uV.*data\.check_unit=false"):
+        _ready(cache, root=str(tmp_path))
+    data = _ready(cache, root=str(tmp_path), file_unit="uV")
+    assert data.store.read(0).std() == pytest.approx(0.1, rel=0.2)

@@ -30,6 +30,7 @@ from brainlab.io.cache import Cache
 from brainlab.io.store import Store
 from brainlab.prepare.sessions import manifest_table
 from brainlab.prepare.steps.channels import Pick
+from brainlab.prepare.steps.checks import MissingSamples, Units
 from brainlab.prepare.steps.filters import BandPass, Notch, Resample
 from brainlab.prepare.steps.scaling import Unit
 from brainlab.synthetic.recordings import SimulatedRecordings
@@ -38,6 +39,12 @@ from brainlab.types import DataSource, Table
 __all__ = ["EegPatches", "PatchBatches", "TrainingStatistics"]
 
 _COVARIANCE_SAMPLES = 200_000
+# What the preparation calls by the names of its steps has keys of its own here.
+_OWN_KEYS = {
+    "data.steps.missing.action": "data.missing",
+    "data.steps.units.eeg": "data.file_unit",
+    "data.steps.units.check": "data.check_unit",
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,9 @@ class EegPatches(LightningDataModule):
         h_freq_hz: low-pass, or null; lowered to 0.9 × the Nyquist frequency of a file where it is above.
         notch_hz: mains frequency to remove with its harmonics, or null.
         unit_uv: one unit of the prepared EEG in µV.
+        missing: samples that are no numbers: "raise" refuses the recording, "mark" bridges them and keeps windows away.
+        file_unit: what one number of a file is, where it does not say so rightly: V, mV, uV …
+        check_unit: refuse amplitudes that no brain has.
         on_error: "raise" or "skip" recordings that cannot be prepared.
         avoid_bad: no window overlaps an annotation that starts with "bad" or crosses a boundary, as in MNE.
         batch_size: windows per batch.
@@ -123,6 +133,9 @@ class EegPatches(LightningDataModule):
         h_freq_hz: float | None = 75.0,
         notch_hz: float | None = None,
         unit_uv: float = 100.0,
+        missing: Literal["raise", "mark"] = "raise",
+        file_unit: str = "V",
+        check_unit: bool = True,
         on_error: Literal["raise", "skip"] = "raise",
         avoid_bad: bool = True,
         batch_size: int = 4,
@@ -155,6 +168,8 @@ class EegPatches(LightningDataModule):
         if not unit_uv > 0:
             raise InvalidValue("data.unit_uv", unit_uv, "expected a positive number")
         steps = {
+            "missing": MissingSamples(missing),
+            "units": Units(eeg=file_unit, check=check_unit),
             "pick": Pick(("eeg",)),
             "notch": Notch(notch_hz),
             "band_pass": BandPass(l_freq_hz, h_freq_hz),
@@ -179,9 +194,15 @@ class EegPatches(LightningDataModule):
         """Simulate where there is no root, then filter, resample and store, unless the cache has it already."""
         # No step of this module takes statistics, so the split has no part in what is prepared.
         span = TrainingSpan("session", calibration_s=None)
-        self._folder = prepare_source(
-            self.recordings, self.cache, size=self.size, training_span=span, on_error=self.on_error
-        )
+        try:
+            self._folder = prepare_source(
+                self.recordings, self.cache, size=self.size, training_span=span, on_error=self.on_error
+            )
+        except InvalidValue as error:
+            hint = error.hint
+            for step, own in _OWN_KEYS.items():
+                hint = hint and hint.replace(step, own)
+            raise type(error)(error.name, error.value, error.expected, where=error.where, hint=hint) from error
         self.fingerprint = Store(self._folder).fingerprint
 
     def setup(self, stage: str | None = None) -> None:

@@ -99,7 +99,7 @@ def prepare_source(
     """
     folder = Path(source.root).expanduser() if source.root is not None else _simulated(source, cache, size)
     if source.root is not None and is_chunk_tree(folder):
-        return _imported(source, cache, folder)
+        return _imported(source, cache, folder, on_error)
     files = source.dataset.find(folder, source.include)
     if source.subject is not None:
         files = recordings_of(source.subject, files)
@@ -128,7 +128,7 @@ def prepare_source(
     return cache.get("recordings", _plain(recipe), {"files": cache.fingerprint_files(parts, folder)}, prepare)
 
 
-def _imported(source: Source, cache: Cache, folder: Path) -> Path:
+def _imported(source: Source, cache: Cache, folder: Path, on_error: OnError) -> Path:
     """The store of a tree of pickled chunks, which an older system has prepared: no step is applied again."""
     if source.include not in ("*", ["*"], ("*",)) or source.subject is not None:
         name = "data.subject" if source.subject is not None else "data.include"
@@ -140,12 +140,12 @@ def _imported(source: Source, cache: Cache, folder: Path) -> Path:
 
     def build(target: Path) -> None:
         note = {"note": "imported; data.steps was not applied"}
-        rows = [{**row, **note} for row in convert_chunk_tree(folder, target)]
+        rows = [{**row, **note} for row in convert_chunk_tree(folder, target, on_error=on_error)]
         (target / MANIFEST).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
 
     parts = sorted(path for path in folder.glob("*/*.npy") if not path.parent.name.startswith("."))
     inputs = {"files": cache.fingerprint_files(parts, folder)}
-    recipe = {"import": "chunks", "name": folder.resolve().name, "code": code_digest("io")}
+    recipe = {"import": "chunks", "name": folder.resolve().name, "on_error": on_error, "code": code_digest("io")}
     return cache.get("recordings", recipe, inputs, build)
 
 
