@@ -32,8 +32,8 @@ from transformers.utils import logging as peer_logging  # noqa: E402
 from brainlab.models.flat_gpt import FlatGPT  # noqa: E402
 from brainlab.nn.sampling import Sampler  # noqa: E402
 
-# (width, layers, heads, key heads, feed-forward width, codes), (sequences, known tokens, new tokens): rollouts are several times
-# longer than their context
+# (width, layers, heads, key heads, feed-forward width, codes), (sequences, known tokens, new tokens); rollouts are
+# several times longer than their context.
 SIZES = {
     "the CPU default, 12 rollouts": ((128, 4, 4, 2, 384, 1024), (12, 256, 1024)),
     "the CPU default, 1 rollout": ((128, 4, 4, 2, 384, 1024), (1, 256, 1024)),
