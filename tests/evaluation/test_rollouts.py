@@ -346,7 +346,7 @@ class Sign:
 
 
 class CodeTask(torch.nn.Module):
-    """Pays exactly one nat for every code but those of the first frame, and repeats the last frame for ever."""
+    """Pays one nat for every code but those of the first frame; expects the last frame, and repeats it for ever."""
 
     n_frames = 200
 
@@ -358,7 +358,7 @@ class CodeTask(torch.nn.Module):
 
     def forward(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         targets = codes.flatten(1)[:, 4:]
-        return torch.zeros(*targets.shape, 2), targets
+        return torch.nn.functional.one_hot(codes.flatten(1)[:, :-4], 2).float(), targets
 
     def scores(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         targets = codes.flatten(1)[:, 4:]
@@ -387,6 +387,13 @@ def test_codes_are_priced_along_the_context(tmp_path: Path) -> None:
     assert tokens["time_s"][0] == pytest.approx(0.04)
     assert found.metric("bits_per_second").value == pytest.approx(100 / np.log(2))
     assert any("reads at most 2 s at once" in note for note in found.notes)
+    arrays, _ = load_rollouts(tmp_path / "rollouts")
+    signal = np.concatenate([arrays["context"], arrays["target"]], axis=-1)[..., :800]
+    codes = Sign().encode(torch.from_numpy(signal))
+    late = Sign().decode(codes)[..., : 199 * 4].numpy()
+    error = found.metric("next_code_mse")
+    assert error.value == pytest.approx(np.square(late - signal[..., 4:]).mean(), rel=1e-4)
+    assert error.ceiling == pytest.approx(np.square(Sign().decode(codes).numpy() - signal)[..., 4:].mean(), rel=1e-4)
 
 
 def test_codes_have_a_figure(tmp_path: Path) -> None:

@@ -191,6 +191,18 @@ def _token_metrics(found: Findings) -> list[Metric]:
             note=f"{facts['tokens_per_second']:g} tokens per second",
         ),
     ]
+    metrics.append(
+        Metric(
+            "next_code_mse",
+            facts["decoded_mse"]["likeliest_codes"],
+            control=facts["decoded_mse"]["zero"],
+            ceiling=facts["decoded_mse"]["real_codes"],
+            n=n,
+            better="lower",
+            note="signal decoded from the likeliest next codes, squared units of the data; control: silence; ceiling: "
+            "the real codes",
+        )
+    )
     for name, values in tokens.linear.items():
         low, high = bootstrap_mean(values, groups, found.n_bootstrap, found.seed)
         metrics.append(

@@ -63,11 +63,14 @@ def summarise_tokens(
     per_frame = tokenizer.n_sites * tokenizer.n_levels
     rows = max(1, _LARGEST // (n_frames * per_frame * tokenizer.vocab_size))
     arrange = _arrangement(task, tokenizer, n_frames)
-    nats, right, read = [], [], []
+    nats, right, read, errors, sizes = [], [], [], [], []
     with torch.inference_mode():
         for first in range(0, len(signal), rows):
-            codes = tokenizer.encode(signal[first : first + rows].to(device)).long()
+            part = signal[first : first + rows].to(device)
+            codes = tokenizer.encode(part).long()
             price, hit = task.scores(codes.to(device))
+            sizes.append(len(part))
+            errors.append(_decoded_errors(task, tokenizer, part, codes, arrange))
             nats.append(in_frames(price.double().cpu().numpy(), tokenizer, arrange))
             right.append(in_frames(hit.cpu().numpy(), tokenizer, arrange))
             read.append(codes.cpu().numpy())
@@ -97,6 +100,9 @@ def summarise_tokens(
             **scores.to_dict(),
             "bits_per_token_by_level": bits(cost.mean(axis=(0, 1, 2))).tolist(),
             "accuracy": float(hits.mean()),
+            "decoded_mse": {
+                name: float(np.average([each[name] for each in errors], weights=sizes)) for name in errors[0]
+            },
             "uniform_bits_per_token": float(np.log2(vocab)),
             "linear_bits_per_token": {name: float(values.mean()) for name, values in linear.items()},
             "frames_read": n_frames,
@@ -189,6 +195,25 @@ def _arrangement(task: Any, tokenizer: Any, n_frames: int) -> str:
     with torch.inference_mode():
         targets = task(codes.to(device))[1].cpu()
     return "frames" if torch.equal(codes.reshape(1, -1)[:, -targets.shape[1] :], targets) else "sites"
+
+
+def _decoded_errors(
+    task: Any, tokenizer: Any, signal: torch.Tensor, codes: torch.Tensor, arrangement: str
+) -> dict[str, float]:
+    """Mean squared error, in squared units of the data, of the likeliest next codes and of the real ones, decoded."""
+    likeliest = task(codes)[0].argmax(dim=-1)
+    guessed = torch.from_numpy(in_frames(likeliest.cpu().numpy(), tokenizer, arrangement)).to(codes.device)
+    first = codes.shape[1] - guessed.shape[1]
+    judged = signal[..., first * tokenizer.hop :].double()
+
+    def error(read: torch.Tensor) -> float:
+        return float((tokenizer.decode(read)[..., first * tokenizer.hop :].double() - judged).square().mean())
+
+    return {
+        "likeliest_codes": error(torch.cat([codes[:, :first], guessed], dim=1)),
+        "real_codes": error(codes),
+        "zero": float(judged.square().mean()),
+    }
 
 
 def _ranked(counts: Int[np.ndarray, " code"]) -> Float[np.ndarray, " code"]:
