@@ -27,11 +27,14 @@ class Prepare:
             from brainlab.run import assemble, conclude
             from brainlab.run.directory import write_json
             from brainlab.run.report import write_report
+            from brainlab.types import Evaluation
 
             data = assemble.build_data(cfg)
         assemble.prepare(data)
         fingerprint = run.settle_fingerprint(data)
-        results = conclude.results_of(cfg, run, None, data=data, best={}, fingerprint=fingerprint)
+        tables = list(data.tables()) if hasattr(data, "tables") else []
+        outcome = Evaluation(headline="", tables=tables)
+        results = conclude.results_of(cfg, run, outcome, data=data, best={}, fingerprint=fingerprint)
         write_json(run.directory.results, results)
         write_report(run, results, {})
         log.info("prepared %s\nreport: %s", fingerprint.data, run.directory.report)
