@@ -195,7 +195,8 @@ def _write_session(root: Path, scanner: Scanner, plan: SessionPlan, seed: int) -
     data += _drift(array, n, scanner.sfreq_hz, rng)
     bads, burst = {}, None
     if plan.quirk != "empty_room":
-        burst = _add_burst(data, scale, scanner.sfreq_hz, rng)
+        # A short recording is too short and nothing else.
+        burst = None if plan.quirk == "short" else _add_burst(data, scale, scanner.sfreq_hz, rng)
         bads = _spoil(data, array, scale, plan.quirk == "bads", rng)
     first_samp = int(rng.integers(20, 60) * scanner.sfreq_hz + rng.integers(1, 97))
     events = np.zeros((0, 2), np.int64) if plan.events is None else plan.events
