@@ -131,6 +131,13 @@ def test_learns_a_rhythm_that_its_memory_spans():
     assert torch.equal(continued, codes[:, 16:32])
 
 
+def test_neighbouring_codes_start_alike():
+    table = build(n_levels=2, vocab_size=64, width=9).embedding.weight.detach().view(2, 64, 9)
+    steps = (table[:, 1:] - table[:, :-1]).norm(dim=-1)
+    assert steps.max() < 0.2 * (table[:, 32:] - table[:, :32]).norm(dim=-1).min()
+    assert torch.unique(table[0], dim=0).shape == (64, 9)
+
+
 def test_generation_keeps_the_mode_of_the_network():
     network = build().train()
     network.generate(codes_of(network), 2, Sampler("argmax"))
