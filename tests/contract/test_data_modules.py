@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from brainlab.config.build import build
 from brainlab.config.search_path import conf_dir
 
+RECORDINGS = ("omega", "mous", "camcan", "meg_mix", "recordings")
 DATA = sorted(path.stem for path in (Path(conf_dir()) / "data").glob("*.yaml"))
 
 
@@ -21,10 +22,10 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def module(name: str, cache: Path, **changes):
+def module(name: str, cache: Path, *words: str, **changes):
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        words = [f"data.{key}={value}" for key, value in changes.items()]
+        words = (*words, *(f"data.{key}={value}" for key, value in changes.items()))
         cfg = compose(
             "config",
             [
@@ -101,3 +102,20 @@ def test_one_example_is_a_batch(name, cache):
     data = module(name, cache, batch_size=1)
     batch = next(iter(data.train_dataloader()))
     assert samples_of(batch).shape[0] == 1
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_recordings_come_as_codes_where_a_tokenizer_is_chosen(name, cache):
+    data = module(name, cache, "tokenizer=mu_law", windows_per_epoch=12)
+    sizes = data.shapes
+    for loader in loaders(data).values():
+        batch = next(iter(loader))
+        assert batch["codes"].dtype == torch.int64
+        assert batch["codes"].shape[1:] == (sizes["n_frames"], sizes["n_sites"], sizes["n_levels"])
+        assert 0 <= batch["codes"].min() <= batch["codes"].max() < sizes["vocab_size"]
+        session, start = int(batch["session"][0]), int(batch["start"][0])
+        signal = torch.from_numpy(data.signal(session, start, data.n_samples))
+        assert torch.equal(data.tokenizer.encode(signal[None])[0], batch["codes"][0])
+        back = data.tokenizer.decode(batch["codes"][:1])[0]
+        # What lies outside the range of the compander takes its outermost code; its bins are widest there.
+        assert (back - signal.clamp(-5.0, 5.0)).abs().max() < 0.15

@@ -100,7 +100,7 @@ def test_every_recording_stands_in_one_part_and_no_group_in_two(subjects, val, t
     assert assignment.check() is assignment
 
 
-def test_data_sets_share_one_generator(golden: dict) -> None:
+def test_data_sets_share_one_generator() -> None:
     """The second data set's draw goes on where the first one's ended."""
     members = [Member(f"s{n}", f"s{n}", dataset, 10) for dataset in "ab" for n in range(6)]
     rng, expected = random.Random(5), []

@@ -287,6 +287,16 @@ def test_a_saved_split_is_used_again_and_one_that_leaks_is_refused(cache: Path, 
         ready(cache, root, split_file=str(path))
 
 
+def test_a_saved_split_in_time_must_fit_the_statistics(cache: Path, root: Path) -> None:
+    early = ready(cache, root, split="time", fractions=[0.4, 0.3, 0.3])
+    again = ready(cache, root, split="time", fractions=[0.4, 0.3, 0.3], split_file=str(early.split_path))
+    assert all(np.array_equal(again.stretches[part], early.stretches[part]) for part in PARTS)
+    with pytest.raises(LeakError, match=r"statistics=sub-00.*expected them from the training block"):
+        ready(cache, root, split="time", fractions=[0.6, 0.2, 0.2], split_file=str(early.split_path))
+    with pytest.raises(InvalidValue, match=r"data\.split=subject: expected time with a split in time"):
+        ready(cache, root, split="subject", split_file=str(early.split_path))
+
+
 def test_preparation_is_keyed_by_content_and_by_what_changes_samples(cache: Path, tmp_path: Path) -> None:
     write(tmp_path / "a_raw.fif", ["Cz"], 40)
     settings = {"split": "time", "fractions": [0.6, 0.2, 0.2]}

@@ -245,6 +245,49 @@ class Assignment:
             TimeSplit(train, val, test, self.guard).check()
         return self
 
+    def refuse_copies(self, digests: Sequence[str]) -> None:
+        """No recording may stand in two parts under two names, as when two data sets overlap.
+
+        Args:
+            digests: of the samples of every member.
+
+        Raises:
+            LeakError: naming both.
+        """
+        if self.kind == "time":  # copies of a recording have their blocks at the same places
+            return
+        seen: dict[str, tuple[str, str]] = {}
+        for part in PARTS:
+            for member, digest, rows in zip(self.members, digests, self.rows[part], strict=True):
+                if not rows or not digest:
+                    continue
+                name, other = seen.setdefault(digest, (member.name, part))
+                if other != part:
+                    raise LeakError(
+                        "recording", member.name,
+                        f"expected its samples in one part only, found them in {other} (as {name}) and {part}",
+                    )  # fmt: skip
+
+    def refuse_foreign_statistics(self, spans: Sequence[tuple[int, int]], sfreq_hz: float) -> None:
+        """In a split in time a recording's scales may not come from more than its own training block.
+
+        Args:
+            spans: [start, stop) in samples that the scales of every member were taken from.
+
+        Raises:
+            LeakError: naming the recording.
+        """
+        if self.kind != "time":
+            return
+        for member, (_, stop), rows in zip(self.members, spans, self.rows["train"], strict=True):
+            # The span was rounded at the rate of the file, the block at that of the store.
+            if rows and stop > max(last for _, last in rows) + 1:
+                raise LeakError(
+                    "statistics", member.name,
+                    f"expected them from the training block, found them from the first {stop / sfreq_hz:g} s",
+                    hint="data.fractions and data.guard_s must be those of data.split_file",
+                )  # fmt: skip
+
     def save(self, path: Path | str) -> Path:
         """Write as JSON."""
         sessions = [

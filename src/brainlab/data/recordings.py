@@ -7,6 +7,7 @@ codes, once, frame by frame; windows, overlaps and splits are read from the same
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from brainlab.data.splits import PARTS
 from brainlab.data.stretches import bad_spans, inside, usable_segments, without
 from brainlab.data.token_windows import TokenWindows, on_frames
 from brainlab.data.windows import RandomWindows, SignalWindows, WindowGroups, regular_windows, samples_of
-from brainlab.errors import InvalidFile, InvalidValue, LeakError
+from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.cache import Cache, code_digest
 from brainlab.io.codes import CodeStore
 from brainlab.io.recording import Channel
@@ -36,6 +37,8 @@ from brainlab.prepare.tokenise import tokenise_store
 from brainlab.types import DataSource, Table, Tokenizer
 
 __all__ = ["MixedRecordings", "Recordings"]
+
+log = logging.getLogger(__name__)
 
 _LISTED = 5
 
@@ -201,7 +204,11 @@ class MixedRecordings(LightningDataModule):
         self.stride = self.n_samples - samples_of(self.overlap_s, self.sfreq_hz)
         self._check_window()
         self.assignment, self.left_out = self._assignment()
-        self._refuse_copies()
+        self.assignment.refuse_copies([session.sha256 for session in self.store.sessions])
+        spans = [self.scaler_span(number) for number in range(len(self.store))]
+        self.assignment.refuse_foreign_statistics(spans, self.sfreq_hz)
+        self._say_what_is_missing()
+        self._bad = [bad_spans(session) if self.avoid_bad else [] for session in self.store.sessions]
         self.stretches = {part: self._stretches(part) for part in PARTS}
         self.windows = {part: self._windows(part) for part in PARTS}
         self._ready = True
@@ -229,6 +236,11 @@ class MixedRecordings(LightningDataModule):
         ]
         if self.split_file is not None:
             found = Assignment.load(self.split_file, members)
+            if (found.kind == "time") != (self.split_kind == "time"):
+                raise InvalidValue(
+                    "data.split", self.split_kind,
+                    f"expected time with a split in time, and only with one; data.split_file holds one by {found.kind}",
+                )  # fmt: skip
             return found, {m.name: "no part in data.split_file" for n, m in enumerate(members) if not any(
                 found.rows[part][n] for part in PARTS)}  # fmt: skip
         drawn, left_out = Assignment.draw(
@@ -243,20 +255,16 @@ class MixedRecordings(LightningDataModule):
             )  # fmt: skip
         return drawn, left_out
 
-    def _refuse_copies(self) -> None:
-        """No recording may stand in two parts under two names, as when two sources overlap."""
-        if self.assignment.kind == "time":  # copies of a recording have their blocks at the same places
-            return
-        seen: dict[str, tuple[str, str]] = {}
-        for part in PARTS:
-            for entry, rows in zip(self.store.sessions, self.assignment.rows[part], strict=True):
-                if rows and entry.sha256:
-                    name, other = seen.setdefault(entry.sha256, (entry.name, part))
-                    if other != part:
-                        raise LeakError(
-                            "recording", entry.name, f"expected its samples in one part only, found them in {other}"
-                            f" (as {name}) and {part}",
-                        )  # fmt: skip
+    def _say_what_is_missing(self) -> None:
+        for name, reason in self.left_out.items():
+            log.warning("%s is in no part: %s", name, reason)
+        sets = len(set(self.channel_sets))
+        if sets > 1 and self.layout_kind == "canonical":
+            shares = [len(places) / self.n_channels for places in self.layout.places]
+            log.info(
+                "%d channel sets in one order of %d channels; a recording has %.0f to %.0f %% of them, the others are"
+                " zeros and marked absent", sets, self.n_channels, 100 * min(shares), 100 * max(shares),
+            )  # fmt: skip
 
     @property
     def split_path(self) -> Path:
@@ -274,8 +282,7 @@ class MixedRecordings(LightningDataModule):
 
     def _stretches(self, part: str) -> Int64[np.ndarray, "stretch 3"]:
         rows = inside(self.assignment.rows[part], self._segments)
-        if self.avoid_bad:
-            rows = without(rows, [bad_spans(session) for session in self.store.sessions])
+        rows = without(rows, self._bad)
         return rows if self.tokenizer is None else on_frames(rows, self._segments, self.tokenizer.hop)
 
     def _windows(self, part: str) -> WindowGroups:
@@ -285,6 +292,9 @@ class MixedRecordings(LightningDataModule):
         usable = rows[rows[:, 2] - rows[:, 1] >= self.n_samples]
         if not len(usable):
             raise self._nothing_in(part, rows)
+        if len(usable) < len(rows):
+            short = len(rows) - len(usable)
+            log.info("%s: %d of %d stretches are shorter than a window", part, short, len(rows))
         n_random = self.windows_per_epoch if part == "train" else None
         if self._codes is not None:
             hop = self._codes.hop
