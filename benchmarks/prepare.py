@@ -29,7 +29,7 @@ import numpy as np
 from side_by_side import environment, in_turns, report
 
 CHANNELS, SFREQ, SECONDS = 128, 1200.0, 120
-FEW, MANY = 1, 6
+FEW, MANY = 1, 8
 LIMIT = 0.10
 OURS, PEER = "brainlab, every step named and stored", "the same MNE calls alone"
 COUNTER = count()
