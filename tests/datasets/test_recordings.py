@@ -36,6 +36,12 @@ def test_side_files_and_later_parts_are_no_recordings_but_belong_to_one(tmp_path
     ]
 
 
+def test_fif_files_named_as_something_else_are_no_recordings(tmp_path: Path) -> None:
+    others = ("a-epo.fif", "a_cov.fif", "a-trans.fif", "a-ica.fif.gz", "ct_sparse.fif", "sub-1_acq-crosstalk_meg.fif")
+    _touch(tmp_path, "a_raw.fif", "recovery.fif", "wave.fif", *others)
+    assert [file.path.name for file in find_recordings(tmp_path)] == ["a_raw.fif", "recovery.fif", "wave.fif"]
+
+
 def test_the_bids_names_of_split_files_are_one_recording(tmp_path: Path) -> None:
     _touch(tmp_path, "sub-1_split-01_meg.fif", "sub-1_split-02_meg.fif")
     assert [file.path.name for file in find_recordings(tmp_path)] == ["sub-1_split-01_meg.fif"]

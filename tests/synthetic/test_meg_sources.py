@@ -86,6 +86,16 @@ def test_the_second_harmonic_is_locked_to_the_first_which_no_linear_model_does(s
     assert locking(linear) < 0.3
 
 
+def test_a_linear_model_of_the_rhythms_stays_behind_the_planted_bound(sources: Sources) -> None:
+    waves = sources.draw_oscillators(40_000, np.random.default_rng(7))
+    bound = sources.rhythm_error()
+    for wave, best in zip(waves, bound, strict=True):
+        past = np.array([wave[40 - lag : -lag] for lag in range(1, 41)])
+        weights = np.linalg.solve(past @ past.T + 1e-4 * np.eye(40), past @ wave[40:])
+        error = float(np.mean((wave[40:] - weights @ past) ** 2))
+        assert 1.15 * best < error < 2.5 * best
+
+
 def test_a_task_changes_the_amplitudes_as_planted(sources: Sources) -> None:
     n = 60_000
     task = np.zeros(n)

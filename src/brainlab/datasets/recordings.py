@@ -47,6 +47,11 @@ READABLE = (
 _FOLDERS = (".ds", ".mff")
 _LATER_PART = re.compile(r"(-\d+\.fif(\.gz)?$)|(_split-(?!0*1[_.])\d+_)")
 _ENTITY = re.compile(r"(?:^|[_/])(sub|ses|task|run)-([A-Za-z0-9]+)")
+# FIF also holds what is no recording: MNE's endings of derived files, and crosstalk beside Vectorview recordings.
+_OTHER_FIF = re.compile(
+    r"(?:[-_](?:eve|cov|trans|fwd|inv|epo|ave|ica|proj|src|bem|sol|dip|morph)|crosstalk.*|ct_sparse.*)\.fif(?:\.gz)?$",
+    re.IGNORECASE,
+)
 _BTI_DATA = re.compile(r"[ce],rf", re.IGNORECASE)
 _BTI_SIDE = ("config", "hs_file")
 _LISTED = 8
@@ -139,7 +144,7 @@ def find_recordings(root: str | Path, include: str | Sequence[str] = "*") -> lis
     """The recordings under ``root`` that any pattern of ``include`` matches, sorted by path.
 
     Side files (``.fdt``, ``.vmrk`` …) and the later parts of a split FIF are never listed: their head file stands
-    for them.
+    for them. Nor are FIF files that are named as something derived (``-epo``, ``-cov``, ``-trans`` …) or crosstalk.
 
     Raises:
         InvalidFile: if ``root`` is no folder.
@@ -282,7 +287,7 @@ def _is_recording(path: Path, root: Path) -> bool:
     name = path.name.lower()
     if name.startswith(".") or not (name.endswith(READABLE) or _is_bti(path)):
         return False
-    if path.is_dir() != name.endswith(_FOLDERS) or _LATER_PART.search(path.name):
+    if path.is_dir() != name.endswith(_FOLDERS) or _LATER_PART.search(path.name) or _OTHER_FIF.search(path.name):
         return False
     return not any(parent.suffix.lower() in _FOLDERS for parent in path.relative_to(root).parents)
 

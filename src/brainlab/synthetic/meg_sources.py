@@ -171,6 +171,16 @@ class Sources:
         scalar = 2 / self.sfreq_hz * (self._innovation_sd()[:, None] * np.abs(response)) ** 2
         return (self.gains[:, None] * self.mixing) ** 2 @ scalar
 
+    def rhythm_error(self) -> Float[np.ndarray, " oscillator"]:
+        """Smallest mean squared error with which the next sample of each oscillator can be foretold, at rest.
+
+        It is what the random steps of the phase leave to one who knows amplitude and phase; the best linear predictor
+        does worse, because to it the second harmonic is another rhythm with a noise of its own.
+        """
+        step = 2 * np.pi * _LINE_WIDTH_HZ / self.sfreq_hz
+        second = self.harmonic**2 * np.exp(4 * _WAX_DEPTH**2)
+        return (1 - np.exp(-step)) + second * (1 - np.exp(-4 * step))
+
     def describe(self) -> dict[str, Any]:
         """The planted parameters that sessions differ in, JSON-ready."""
         return {
