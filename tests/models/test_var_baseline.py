@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.signal import welch
 
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.models.lagged_products import LaggedProducts
 from brainlab.models.var_baseline import Autoregression, ContextAutoregression, SeasonalNaive, VectorAutoregression
+from brainlab.synthetic.meg_sources import session_sources
 
 MEAN = SimpleNamespace(temperature=0.0, kind="top_p")
 
@@ -276,3 +278,21 @@ def test_what_cannot_be_used_is_one_sentence(fitted: VectorAutoregression) -> No
         VectorAutoregression(3).fit([np.full((3, 40), np.nan)])
     with pytest.raises(InvalidValue, match="Invalid max_radius=1"):
         VectorAutoregression(3, max_radius=1.0)
+
+
+def test_linear_part_of_the_simulated_brain_is_recovered() -> None:
+    """The simulator writes down which autoregression it drew from; the fit and its rollouts have to agree with it."""
+    sources = session_sources((0, 1), 100.0, n_sources=6)
+    planted_weight = sources.var_coefficients()
+    signal = sources.draw_linear(200_000, np.random.default_rng(0))
+    model = VectorAutoregression(6, order=len(planted_weight), ridge=0.0).fit([signal])
+    np.testing.assert_allclose(model.coefficients.numpy(), planted_weight, atol=0.06)
+    innovation = sources.innovation_covariance()
+    fitted = (model.noise @ model.noise.T).numpy()
+    np.testing.assert_allclose(fitted, innovation, atol=0.03 * np.abs(innovation).max())
+    start = torch.from_numpy(signal[None, :, :10]).float().repeat(32, 1, 1)
+    drawn = model.forecast(start, 2600, None, torch.Generator().manual_seed(0))[..., 200:]
+    frequency, power = welch(drawn.numpy(), 100.0, nperseg=200)
+    shown = slice(2, 90)
+    ratio = power.mean(axis=0)[:, shown] / sources.linear_spectrum(frequency[shown])
+    assert np.abs(np.log(ratio)).max() < 0.25
