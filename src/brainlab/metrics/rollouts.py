@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.metrics.features import Features, Polar, features, in_threads, prefix_features
+from brainlab.metrics.course import Polar
+from brainlab.metrics.features import Features, features, in_threads, prefix_features
 from brainlab.metrics.spectra import BANDS, Grid, jensen_shannon, mean_of_defined, pearson, ratio_difference
 from brainlab.metrics.tokens import token_summary
 
@@ -198,10 +199,8 @@ def prefix_distances(
             left = right = np.unique(wanted[group])
             left_row, right_row = np.searchsorted(left, wanted[group]).T
         rows = np.stack([left_row, right_row], axis=1)
-        every_left = prefix_features(_rows_of(a, left), sfreq_hz, prefixes, fmin_hz, fmax_hz, workers)
-        every_right = (
-            None if b is a else prefix_features(_rows_of(b, right), sfreq_hz, prefixes, fmin_hz, fmax_hz, workers)
-        )
+        every_left = prefix_features(a[left], sfreq_hz, prefixes, fmin_hz, fmax_hz, workers)
+        every_right = None if b is a else prefix_features(b[right], sfreq_hz, prefixes, fmin_hz, fmax_hz, workers)
         carry = _Carry()
         for row, known_left in enumerate(every_left):
             known_right = known_left if every_right is None else next(every_right)
@@ -445,10 +444,6 @@ def _checked_pairs(a: Features, b: Features, pairs: Any) -> Int[np.ndarray, "pai
     if len(rows) and (rows.min() < 0 or (rows.max(axis=0) >= (len(a), len(b))).any()):
         raise InvalidValue("pairs", rows.max(axis=0).tolist(), f"expected indices below {len(a)} and {len(b)}")
     return rows
-
-
-def _rows_of(signal: Any, rows: np.ndarray) -> Any:
-    return signal[rows]
 
 
 def _bytes_per_signal(signal: Any, sfreq_hz: float, n_time: int) -> float:
