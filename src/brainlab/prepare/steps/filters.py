@@ -45,7 +45,9 @@ class BandPass:
         if self.phase not in ("zero", "minimum"):
             raise InvalidValue("phase", self.phase, "expected zero or minimum", where="BandPass")
         if self.l_freq_hz is not None and self.h_freq_hz is not None and self.l_freq_hz >= self.h_freq_hz:
-            raise InvalidValue("l_freq_hz", self.l_freq_hz, f"expected it below h_freq_hz={self.h_freq_hz}")
+            raise InvalidValue(
+                "l_freq_hz", self.l_freq_hz, f"expected it below h_freq_hz={self.h_freq_hz:g}", where="BandPass"
+            )
 
     def __call__(self, session: RawSession) -> None:
         low, high = self.l_freq_hz, self.h_freq_hz
