@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import wilcoxon
 
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.metrics.divergence import CONTROLS, LINES, Divergence, adjusted, divergence, paired, partners
+from brainlab.metrics.divergence import CONTROLS, LINES, Divergence, adjusted, divergence, paired, paired_rows, partners
 from brainlab.metrics.rollouts import DISTANCES, distances
 
 N = 7
@@ -141,6 +141,22 @@ def test_paired_statistics_are_those_of_scipy_and_an_independent_bootstrap():
     clustered = paired(change, clusters=np.repeat(np.arange(4), 10))
     assert clustered["high"] - clustered["low"] > 0
     assert paired(np.zeros(5))["p"] is None
+
+
+def test_rows_together_are_each_row_alone():
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((6, 15)) + 0.3
+    rows[1, 3] = rows[2, 3] = rows[3, :] = np.nan
+    rows[4, :2] = 0.0
+    rows[5, 1] = -rows[5, 0]
+    clusters = np.repeat(np.arange(5), 3)
+    together = paired_rows(rows, 300, 2, clusters)
+    for row, found in zip(rows, together, strict=True):
+        assert found == paired(row, 300, 2, clusters)
+        kept = row[np.isfinite(row)]
+        assert found["n"] == len(kept)
+        if len(kept):
+            assert found["p"] == pytest.approx(wilcoxon(kept).pvalue)
 
 
 def test_correction_for_many_tests():

@@ -16,9 +16,19 @@ from jaxtyping import Float, Int
 
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.metrics.rollouts import DISTANCES, prefix_distances
-from brainlab.metrics.statistics import bootstrap_median
+from brainlab.metrics.statistics import bootstrap_medians
 
-__all__ = ["CONTROLS", "LINES", "Correction", "Divergence", "adjusted", "divergence", "paired", "partners"]
+__all__ = [
+    "CONTROLS",
+    "LINES",
+    "Correction",
+    "Divergence",
+    "adjusted",
+    "divergence",
+    "paired",
+    "paired_rows",
+    "partners",
+]
 
 LINES = ("correct", "target_swap", "prompt_swap", "real_real")
 CONTROLS = LINES[1:]
@@ -111,18 +121,15 @@ class Divergence:
         for control in CONTROLS:
             if control not in self.lines:
                 continue
-            table: dict[str, list[dict[str, Any]]] = {}
-            for name, values in self.lines["correct"].items():
-                change = self.lines[control][name] - values
-                change = -change if DISTANCES[name].better == "higher" else change
-                table[name] = [
-                    {"prefix_s": seconds, **paired(row, n_bootstrap, seed, clusters)}
-                    for seconds, row in zip(self.prefixes_s, change, strict=True)
-                ]
+            names = list(self.lines["correct"])
+            change = np.stack([self.lines[control][name] - self.lines["correct"][name] for name in names])
+            change[[DISTANCES[name].better == "higher" for name in names]] *= -1
+            records = iter(paired_rows(change.reshape(-1, change.shape[-1]), n_bootstrap, seed, clusters))
+            table = {name: [{"prefix_s": s, **next(records)} for s in self.prefixes_s] for name in names}
             for row in range(len(self.prefixes)):
-                records = [records[row] for records in table.values()]
-                raw = [np.nan if record["p"] is None else record["p"] for record in records]
-                for record, p in zip(records, adjusted(np.array(raw), correction), strict=True):
+                family = [of_name[row] for of_name in table.values()]
+                raw = [np.nan if record["p"] is None else record["p"] for record in family]
+                for record, p in zip(family, adjusted(np.array(raw), correction), strict=True):
                     record["p_adjusted"] = _number(p)
             found[control] = table
         return found
@@ -227,23 +234,55 @@ def paired(
 
     Source: Wilcoxon (1945); Efron and Tibshirani (1993), chapter 13.
     """
+    return paired_rows(np.asarray(change)[None], n_bootstrap, seed, clusters)[0]
+
+
+def paired_rows(
+    change: Float[np.ndarray, "row context"],
+    n_bootstrap: int = 5000,
+    seed: int = 0,
+    clusters: Int[np.ndarray, " context"] | None = None,
+) -> list[dict[str, float | int | None]]:
+    """:func:`paired` of many rows about the same contexts, which share the resamplings."""
+    change = np.asarray(change, dtype=np.float64)
+    nothing = {"n": 0, "median": None, "low": None, "high": None, "share_positive": None, "p": None}
+    found: list[dict[str, float | int | None]] = [dict(nothing) for _ in change]
+    patterns, pattern_of = np.unique(np.isfinite(change), axis=0, return_inverse=True)
+    for number, defined in enumerate(patterns):
+        if not defined.any():
+            continue
+        (rows,) = np.nonzero(pattern_of.reshape(-1) == number)
+        values = change[rows][:, defined]
+        groups = np.arange(values.shape[1]) if clusters is None else np.asarray(clusters)[defined]
+        low, high = bootstrap_medians(values, groups, n_bootstrap, seed)
+        p = _signed_rank(values)
+        for place, row in enumerate(rows.tolist()):
+            found[row] = {
+                "n": values.shape[1],
+                "median": float(np.median(values[place])),
+                "low": float(low[place]),
+                "high": float(high[place]),
+                "share_positive": float((values[place] > 0).mean()),
+                "p": _number(p[place]),
+            }
+    return found
+
+
+def _signed_rank(values: Float[np.ndarray, "row context"]) -> Float[np.ndarray, " row"]:
+    """Two-sided Wilcoxon signed-rank test of each row; NaN where nothing differs or one context is left."""
     from scipy.stats import wilcoxon
 
-    defined = np.isfinite(change)
-    values = np.asarray(change, dtype=np.float64)[defined]
-    if not len(values):
-        return {"n": 0, "median": None, "low": None, "high": None, "share_positive": None, "p": None}
-    groups = np.arange(len(values)) if clusters is None else np.asarray(clusters)[defined]
-    low, high = bootstrap_median(values, groups, n_bootstrap, seed)
-    p = wilcoxon(values).pvalue if np.any(values != 0) and len(values) > 1 else np.nan
-    return {
-        "n": len(values),
-        "median": float(np.median(values)),
-        "low": low,
-        "high": high,
-        "share_positive": float((values > 0).mean()),
-        "p": _number(p),
-    }
+    p = np.full(len(values), np.nan)
+    if values.shape[1] < 2:
+        return p
+    size = np.sort(np.abs(values), axis=1)
+    # SciPy chooses its method for a whole table: rows with ties or zeros go alone.
+    plain = (size[:, 0] > 0) & (np.diff(size, axis=1) > 0).all(axis=1)
+    if plain.any():
+        p[plain] = wilcoxon(values[plain], axis=1).pvalue
+    for row in np.flatnonzero(~plain & (size[:, -1] > 0)).tolist():
+        p[row] = wilcoxon(values[row]).pvalue
+    return p
 
 
 def adjusted(p: Float[np.ndarray, " test"], method: Correction = "holm") -> Float[np.ndarray, " test"]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from brainlab.errors import InvalidValue, ShapeMismatch
 
-__all__ = ["Control", "bootstrap_mean", "bootstrap_median", "central_interval", "shuffled_pairs"]
+__all__ = ["Control", "bootstrap_mean", "bootstrap_median", "bootstrap_medians", "central_interval", "shuffled_pairs"]
 
 # Resampled weights held at once.
 _BLOCK = 1 << 22
@@ -82,19 +82,36 @@ def bootstrap_median(
     level: float = 0.95,
 ) -> tuple[float, float]:
     """Percentile interval of the median when whole groups are drawn with replacement; see :func:`bootstrap_mean`."""
-    values, member, n_groups = _grouped(values, groups)
-    order = np.argsort(values, kind="stable")
-    ordered, member = values[order], member[order]
-    medians = []
-    rows = max(1, _BLOCK // len(values))
+    low, high = bootstrap_medians(np.asarray(values)[None], groups, n_resamples, seed, level)
+    return float(low[0]), float(high[0])
+
+
+def bootstrap_medians(
+    table: Float[np.ndarray, "row n"],
+    groups: Int[np.ndarray, " n"],
+    n_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, " row"]]:
+    """The intervals of :func:`bootstrap_median` of many rows about the same trials, which share the resamplings."""
+    table = np.asarray(table, dtype=np.float64)
+    medians = np.empty((len(table), n_resamples))
+    _, member, n_groups = _grouped(table[0], groups)
+    done = 0
     for drawn in _draws(n_groups, n_resamples, seed):
-        for start in range(0, len(drawn), rows):
-            weight = np.cumsum(drawn[start : start + rows][:, member], axis=1)
-            total = weight[:, -1:]
-            lower = ordered[np.argmax(weight >= total / 2, axis=1)]
-            upper = ordered[np.argmax(weight > total / 2, axis=1)]
-            medians.append(0.5 * (lower + upper))
-    return central_interval(np.concatenate(medians), level)
+        step = max(1, _BLOCK // len(member))
+        for start in range(0, len(drawn), step):
+            weights = np.ascontiguousarray(drawn[start : start + step].astype(np.int32).T[member])
+            total = weights.sum(axis=0)
+            part = slice(done, done + weights.shape[1])
+            for row, values in enumerate(table):
+                order = np.argsort(values, kind="stable")
+                twice = 2 * np.cumsum(weights[order], axis=0, dtype=np.int32)
+                ordered = values[order]
+                medians[row, part] = ordered[(twice < total).sum(axis=0)] + ordered[(twice <= total).sum(axis=0)]
+            done = part.stop
+    ends = [central_interval(0.5 * row, level) for row in medians]
+    return np.array([low for low, _ in ends]), np.array([high for _, high in ends])
 
 
 def shuffled_pairs(
