@@ -330,8 +330,8 @@ class MixedRecordings(LightningDataModule):
     def _nothing_in(self, part: str, rows: np.ndarray) -> InvalidValue:
         held = sum(bool(own) for own in self.assignment.rows[part])
         if not held:
-            units = {str(s.attrs.get("subject", s.name)) for s in self.store.sessions}
-            n = len(self.store.sessions) if self.split_kind == "session" else len(units)
+            members = self.assignment.members
+            n = len({{"subject": m.subject, "dataset": m.dataset}.get(self.split_kind, m.name) for m in members})
             return InvalidValue(
                 "data.split", self.split_kind,
                 f"expected recordings in every part, but {n} {self.split_kind}s leave none for {part}",
