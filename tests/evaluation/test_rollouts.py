@@ -170,7 +170,7 @@ def test_noise_is_not_closer_to_its_own_continuation_and_the_notes_say_so(tmp_pa
 def test_report_has_every_panel_and_file(judged: tuple[Any, Path]) -> None:
     found, out = judged
     assert [figure.name for figure in found.figures] == [
-        "divergence", "distances", "effects", "psd", "covariance", "coherence", "traces", "stft", "windows",
+        "divergence", "drift", "distances", "effects", "psd", "covariance", "coherence", "traces", "stft", "windows",
     ]  # fmt: skip
     for figure in found.figures:
         assert figure.path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -183,11 +183,25 @@ def test_report_has_every_panel_and_file(judged: tuple[Any, Path]) -> None:
         "windows.json",
         "rollouts.npz",
         "rollouts.json",
+        "drift.json",
     }
     table = next(table for table in found.tables if table.name == "distances")
     assert len(table.rows) == 36
     statistics = json.loads((out / "rollouts" / "statistics.json").read_text())["controls"]["target_swap"]["psd_jsd"]
     assert [record["prefix_s"] for record in statistics] == [2.0, 4.0, 6.0]
+
+
+def test_drift_of_one_long_window_is_the_divergence_of_everything(data: Recordings, tmp_path: Path) -> None:
+    protocol(window_s=6.0, rollouts_per_context=2)(Task(noise), data, tmp_path)
+    drifted, diverged = (
+        json.loads((tmp_path / "rollouts" / f"{name}.json").read_text()) for name in ("drift", "divergence")
+    )
+    assert drifted["times_s"] == [3.0]
+    for line in ("correct", "target_swap", "real_real", "var"):
+        for distance in ("psd_jsd", "covariance", "coherence"):
+            np.testing.assert_allclose(
+                drifted["lines"][line][distance][-1], diverged["lines"][line][distance][-1], rtol=1e-5
+            )
 
 
 def test_saved_signals_are_those_that_were_judged(judged: tuple[Any, Path], data: Recordings) -> None:

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Float32, Int
 from brainlab.evaluation.rollout_generation import RealSignals
 from brainlab.evaluation.session_sampler import Place
 from brainlab.metrics.divergence import LINES, Divergence, divergence, paired
-from brainlab.metrics.rollouts import DISTANCES, prefix_distances
+from brainlab.metrics.rollouts import DISTANCES, prefix_distances, window_distances
 from brainlab.metrics.statistics import bootstrap_median
 
-__all__ = ["Compared", "compare", "interval", "kinds_and_owners"]
+__all__ = ["Compared", "compare", "drift", "interval", "kinds_and_owners"]
 
 _SHAPES = ("psd_jsd", "band_jsd")
 Lines = Mapping[str, Mapping[str, Float[np.ndarray, "prefix context"]]]
@@ -128,6 +128,62 @@ def compare(
     joined = Divergence(float(sfreq_hz), tuple(int(prefix) for prefix in prefixes), lines, tuple(drawn))
     sessions = np.array([place.session for place in places], dtype=np.int64)
     return Compared(joined, extra, sessions, shared, silent)
+
+
+def drift(
+    model: Float32[np.ndarray, "context rollout channel time"],
+    real: RealSignals,
+    others: Mapping[str, Float32[np.ndarray, "context rollout channel time"]],
+    partners: Sequence[Sequence[int]],
+    *,
+    sfreq_hz: float,
+    window: int,
+    stride: int,
+    fmin_hz: float,
+    fmax_hz: float | None,
+) -> dict[str, dict[str, Float[np.ndarray, "window context"]]]:
+    """The same distances in sliding windows: not how much has gone wrong so far, but how wrong it is by then.
+
+    Args:
+        model: rollouts of the model that is judged.
+        real: the real contexts and continuations.
+        others: name → rollouts of the same contexts.
+        partners: of each context, as the controls of :func:`compare` drew them.
+        sfreq_hz: sampling rate.
+        window: length in samples.
+        stride: samples from window to window.
+        fmin_hz: lower edge of the spectra.
+        fmax_hz: upper edge of the spectra.
+    """
+    n_windows = (real.target.shape[-1] - window) // stride + 1
+    made = {"correct": model, **others}
+    lines = _empty([*made, "target_swap", "real_real"], n_windows, len(real.signal))
+    for rows, channels in real.groups():
+        place = {int(row): number for number, row in enumerate(rows)}
+        stacked, first = [real.target[rows][:, channels]], {}
+        for name, values in made.items():
+            first[name] = sum(len(each) for each in stacked)
+            stacked.append(values[rows][:, :, channels].reshape(-1, len(channels), real.target.shape[-1]))
+        wanted: list[tuple[str, int, int, int]] = []  # line, context, and the two signals of a pair
+        for row, number in place.items():
+            swapped = [place[other] for other in partners[row]]
+            for name, values in made.items():
+                count = values.shape[1]
+                own = [first[name] + number * count + draw for draw in range(count)]
+                wanted += [(name, row, each, number) for each in own]
+                if name == "correct":
+                    wanted += [("target_swap", row, each, other) for each in own for other in swapped]
+            wanted += [("real_real", row, number, other) for other in swapped]
+        signals = np.ascontiguousarray(np.concatenate(stacked))
+        pairs = [(left, right) for _, _, left, right in wanted]
+        found = window_distances(signals, signals, pairs, sfreq_hz, window, stride, fmin_hz, fmax_hz)
+        members: dict[tuple[str, int], list[int]] = {}
+        for number, (line, row, _, _) in enumerate(wanted):
+            members.setdefault((line, row), []).append(number)
+        for (line, row), numbers in members.items():
+            for distance, values in found.items():
+                lines[line][distance][:, row] = values[:, numbers].mean(axis=1)
+    return lines
 
 
 def kinds_and_owners(places: Sequence[Place]) -> tuple[list[tuple[str, str]], list[Any]]:

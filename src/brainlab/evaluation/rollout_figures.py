@@ -34,7 +34,6 @@ def draw_figures(
     found: Findings,
     generated: Mapping[str, Float32[np.ndarray, "context rollout channel time"]],
     real: RealSignals,
-    times_s: Sequence[float],
     *,
     ch_names: Sequence[str],
     fmin_hz: float,
@@ -51,6 +50,13 @@ def draw_figures(
             "Distance of rollouts to the real continuation, by the length compared: medians over contexts, quartiles "
             "as bands. Below the target swap: closer to the own recording than to others.",
             plot.divergence_curves(folder / "divergence.png", compared.divergence.prefixes_s, lines, titles, source),
+        ),
+        Figure(
+            "drift",
+            "The same distances in sliding windows: how far rollouts are from what really happened at that time.",
+            plot.divergence_curves(
+                folder / "drift.png", found.times_s, found.drift, titles, source, along="middle of the window (s)"
+            ),
         ),
         Figure(
             "distances",
@@ -83,7 +89,7 @@ def draw_figures(
         )
     figures += _second_order(folder, found, generated, real, fmin_hz, fmax_hz)
     figures += _examples(folder, found, generated, real, ch_names, n_examples)
-    figures.append(_windows(folder, found, times_s))
+    figures.append(_windows(folder, found))
     if found.tokens is not None:
         tokens = found.tokens
         references = {
@@ -235,7 +241,7 @@ def _examples(
     return figures
 
 
-def _windows(folder: Path, found: Findings, times_s: Sequence[float]) -> Figure:
+def _windows(folder: Path, found: Findings) -> Figure:
     first = next(iter(found.windows.values()))
     quantiles = {"real": first.real, **{name: each.generated for name, each in found.windows.items()}}
     outside = {
@@ -250,7 +256,7 @@ def _windows(folder: Path, found: Findings, times_s: Sequence[float]) -> Figure:
         "continuations as bands; last panel: how often values lie outside the real range.",
         plot.window_metrics(
             folder / "windows.png",
-            times_s,
+            found.times_s,
             quantiles,
             [name for name in _WINDOWED if name in first.real],
             {name: each.label for name, each in SUMMARIES.items()},

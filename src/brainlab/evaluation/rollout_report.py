@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from brainlab.evaluation.rollout_divergence import Compared, interval
 from brainlab.evaluation.rollout_tokens import TokenSummary
@@ -42,6 +43,8 @@ class Findings:
     compared: Compared
     statistics: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
     windows: Mapping[str, WindowComparison]
+    times_s: list[float]
+    drift: Mapping[str, Mapping[str, Float[np.ndarray, "window context"]]]
     tokens: TokenSummary | None
     facts: Mapping[str, Mapping[str, Any]]
     source: DataSource

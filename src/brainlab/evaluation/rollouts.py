@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from brainlab.errors import InvalidValue
-from brainlab.evaluation.rollout_divergence import compare
+from brainlab.evaluation.rollout_divergence import compare, drift
 from brainlab.evaluation.rollout_figures import draw_figures
 from brainlab.evaluation.rollout_generation import (
     RealSignals,
@@ -205,7 +205,19 @@ class Rollouts:
             fmax_hz=self.fmax_hz,
         )
         statistics = compared.divergence.statistics(self.n_bootstrap, self.seed, self.correction)
-        windows, times_s = self._windows(generated, real, sampled.sfreq_hz, notes)
+        window, stride, times_s = self._sliding(sampled.target_steps, sampled.sfreq_hz, notes)
+        windows = self._windows(generated, real, sampled.sfreq_hz, window, stride)
+        drifting = drift(
+            made,
+            real,
+            others,
+            compared.divergence.partners,
+            sfreq_hz=sampled.sfreq_hz,
+            window=window,
+            stride=stride,
+            fmin_hz=self.fmin_hz,
+            fmax_hz=self.fmax_hz,
+        )
         tokens = None
         if tokenizer is not None and hasattr(task, "scores"):
             tokens = summarise_tokens(task, data, real, fitted, device)
@@ -216,6 +228,8 @@ class Rollouts:
             compared=compared,
             statistics=statistics,
             windows=windows,
+            times_s=times_s,
+            drift=drifting,
             tokens=tokens,
             facts=facts,
             source=data.source,
@@ -226,14 +240,13 @@ class Rollouts:
             seed=self.seed,
         )
         folder = Path(out) / "rollouts"
-        self._write(folder, findings, generated, real, times_s)
+        self._write(folder, findings, generated, real)
         metrics = metrics_of(findings)
         figures = draw_figures(
             Path(out) / "figures",
             findings,
             generated,
             real,
-            times_s,
             ch_names=list(getattr(data, "ch_names", [])),
             fmin_hz=self.fmin_hz,
             fmax_hz=self.fmax_hz,
@@ -319,27 +332,31 @@ class Rollouts:
             )
         return [*fitting, target_steps]
 
+    def _sliding(self, target_steps: int, sfreq_hz: float, notes: list[str]) -> tuple[int, int, list[float]]:
+        """Length and step of the sliding windows in samples, and the middles of the windows in seconds."""
+        window, stride = round(self.window_s * sfreq_hz), max(1, round(self.window_stride_s * sfreq_hz))
+        if window > target_steps:
+            notes.append(
+                f"The sliding window of {self.window_s:g} s was shortened to the continuation of "
+                f"{target_steps / sfreq_hz:g} s."
+            )
+            window = target_steps
+        n_windows = (target_steps - window) // stride + 1
+        return window, stride, [(step * stride + window / 2) / sfreq_hz for step in range(n_windows)]
+
     def _windows(
-        self, generated: Mapping[str, np.ndarray], real: RealSignals, sfreq_hz: float, notes: list[str]
-    ) -> tuple[dict[str, WindowComparison], list[float]]:
+        self, generated: Mapping[str, np.ndarray], real: RealSignals, sfreq_hz: float, window: int, stride: int
+    ) -> dict[str, WindowComparison]:
         """Summaries in sliding windows of every method against the real continuations, largest channel group."""
         rows, channels = real.groups()[0]
         target = np.ascontiguousarray(real.target[rows][:, channels])
-        window, stride = round(self.window_s * sfreq_hz), max(1, round(self.window_stride_s * sfreq_hz))
-        if window > target.shape[-1]:
-            notes.append(
-                f"The sliding window of {self.window_s:g} s was shortened to the continuation of "
-                f"{target.shape[-1] / sfreq_hz:g} s."
-            )
-            window = target.shape[-1]
         settings = (sfreq_hz, window, stride, self.fmin_hz, self.fmax_hz)
         true = window_summaries(target, *settings)
         found = {}
         for name, made in generated.items():
-            flat = made[rows][:, :, channels].reshape(-1, *target.shape[1:])
+            flat = np.ascontiguousarray(made[rows][:, :, channels].reshape(-1, *target.shape[1:]))
             found[name] = compare_windows(window_summaries(flat, *settings), true)
-        n_windows = (target.shape[-1] - window) // stride + 1
-        return found, [(step * stride + window / 2) / sfreq_hz for step in range(n_windows)]
+        return found
 
     def _write(
         self,
@@ -347,7 +364,6 @@ class Rollouts:
         findings: Findings,
         generated: Mapping[str, np.ndarray],
         real: RealSignals,
-        times_s: Sequence[float],
     ) -> None:
         """Everything that the report is made of, as JSON, and the signals."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -359,7 +375,11 @@ class Rollouts:
         _write_json(folder / "statistics.json", {"correction": self.correction, "controls": findings.statistics})
         _write_json(
             folder / "windows.json",
-            {"times_s": list(times_s), **{name: each.to_dict() for name, each in findings.windows.items()}},
+            {"times_s": findings.times_s, **{name: each.to_dict() for name, each in findings.windows.items()}},
+        )
+        _write_json(
+            folder / "drift.json",
+            {"times_s": findings.times_s, "lines": {name: _listed(each) for name, each in findings.drift.items()}},
         )
         if findings.tokens is not None:
             tokens = findings.tokens

@@ -90,15 +90,17 @@ def divergence_curves(
     lines: Mapping[str, Mapping[str, Float[np.ndarray, "prefix context"]]],
     metrics: Mapping[str, str],
     source: DataSource,
+    along: str = "length compared (s)",
 ) -> Path:
-    """Distance to the real continuation against the length compared: medians over contexts, quartiles as bands.
+    """Distance to the real continuation against time: medians over contexts, quartiles as bands.
 
     Args:
         path: PNG to write.
-        prefixes_s: lengths in seconds.
+        prefixes_s: lengths, or places in the continuation, in seconds.
         lines: line → metric → values; NaN where a line has no value.
         metrics: panels, in order: name and title.
         source: where the data came from.
+        along: what the seconds are.
     """
     figure, panels = _grid(len(metrics), 4.3, 3.3)
     styles = line_styles(list(lines))
@@ -112,7 +114,7 @@ def divergence_curves(
             panel.plot(prefixes_s, middle, color=colour, ls=dashes, marker="o", ms=4, label=_word(name))
             if name in ("correct", "target_swap"):
                 panel.fill_between(prefixes_s, low, high, color=colour, alpha=0.15, lw=0)
-        label_axes(panel, title, "length compared (s)", _direction(metric))
+        label_axes(panel, title, along, _direction(metric))
     _shared_legend(figure, panels)
     figure.suptitle(f"Distance of rollouts to real continuations, {source_text(source)}", fontsize=13)
     return save_figure(figure, path)
