@@ -120,6 +120,30 @@ def test_without_a_schedule_the_rate_stays():
     assert [entry["train/lr"] for entry in logged] == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3])
 
 
+@pytest.mark.parametrize("at", [2, 4, 9])
+def test_a_schedule_goes_on_where_it_was_saved(tmp_path, at):
+    def start() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        optimizer = torch.optim.AdamW(decay_groups(nn.Linear(1, 1), 1e-3, 0.1))
+        return optimizer, warmup_then(optimizer, 4, build_scheduler(optimizer, "CosineAnnealingLR", {"T_max": 10}))
+
+    def go(optimizer, schedule, n: int) -> list[float]:
+        rates = []
+        for _ in range(n):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        return rates
+
+    wanted = go(*start(), 14)
+    optimizer, schedule = start()
+    begun = go(optimizer, schedule, at)
+    torch.save([optimizer.state_dict(), schedule.state_dict()], tmp_path / "state.pt")
+    optimizer, schedule = start()
+    for part, state in zip((optimizer, schedule), torch.load(tmp_path / "state.pt", weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert begun + go(optimizer, schedule, 14 - at) == pytest.approx(wanted)
+
+
 def test_norms_and_biases_do_not_decay_but_tables_do():
     groups = {group["name"]: group for group in decay_groups(task().network, 1e-3, 0.1)}
     assert all(parameter.ndim == 2 for parameter in groups["decay"]["params"])

@@ -244,6 +244,7 @@ class Forecasting(LightningModule):
                     "expected a positive size; null follows the tokenizer in a run",
                     hint="choose a tokenizer, as in tokenizer=mu_law",
                 )
+        assert n_sites and n_levels and vocab_size
         if not 0 < lr < math.inf:
             raise InvalidValue("model.lr", lr, "expected a positive rate")
         if scheduler_interval not in ("step", "epoch"):
