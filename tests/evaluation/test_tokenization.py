@@ -110,7 +110,11 @@ def test_levels_add_to_the_reconstruction(found):
     first, both = found.details["pcc_up_to_level"]
     assert both == pytest.approx(found.metric("pcc").value, abs=1e-3)
     assert first < both
-    levels, sessions = found.tables
+    bits, levels, sessions = found.tables
+    assert [row[1] for row in bits.rows] == ["500", "1000", "2000", "4000"]
+    mu_law = [float(row[2]) for row in bits.rows[1:]]
+    assert mu_law == sorted(mu_law)
+    assert mu_law[-1] > 0.99
     assert len(levels.rows) == 2
     assert [row[0] for row in sessions.rows] == [f"sub-{number:02d}" for number in range(7)]
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning
@@ -125,6 +128,45 @@ def test_a_resumed_training_ends_with_the_same_weights_and_codebooks(tmp_path):
     second = _task(scheduler="ExponentialLR", scheduler_options={"gamma": 0.99})
     _trainer(tmp_path, max_epochs=4).fit(second, _loader(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     assert second.network.fingerprint == whole.network.fingerprint
+
+
+SHARED = """
+import functools, sys, torch
+from types import SimpleNamespace
+from brainlab.models.braintokmix import BrainTokMix
+from brainlab.tasks.tokenization import Tokenization
+rank, n, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if n > 1:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=n)
+torch.manual_seed(0)
+network = functools.partial(BrainTokMix, n_filters=4, n_dim=8, codebook_size=8, n_neuro=2, n_levels=1)
+task = Tokenization(network=network, n_channels=3)
+task._trainer = SimpleNamespace(world_size=n)
+task.log = task.log_dict = lambda *_, **__: None
+signal = torch.randn(5, 3, 40, generator=torch.Generator().manual_seed(1))
+present = torch.ones(5, 3, dtype=torch.bool)
+present[1, 2] = False
+part = slice(0, 5) if n == 1 else (slice(0, 3), slice(3, 5))[rank]
+loss = task.training_step({"signal": signal[part], "present": present[part]}, 0)
+loss.backward()
+gradient = torch.cat([parameter.grad.flatten() for parameter in task.parameters()])
+torch.save((loss.detach() / n, gradient), f"{folder}/{n}-{rank}.pt")
+"""
+
+
+def test_processes_that_share_a_batch_find_the_gradient_of_one(tmp_path, monkeypatch):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SHARED]
+    running = [subprocess.Popen([*command, str(rank), "2", str(tmp_path)], env=environment) for rank in (0, 1)]
+    monkeypatch.setattr(sys, "argv", ["", "0", "1", str(tmp_path)])
+    exec(compile(SHARED, "shared", "exec"), {})
+    assert [process.wait(timeout=240) for process in running] == [0, 0]
+    (loss, gradient), (first, left), (second, right) = (
+        torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1")
+    )
+    torch.testing.assert_close(first, loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(second, loss, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close((left + right) / 2, gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_only_matrices_and_filters_decay(tmp_path):

@@ -2,12 +2,13 @@
 
 Every score is a mean over windows of the test part, each of them a mean over its present channels; intervals are 95 %
 bootstrap intervals over sessions (over blocks of consecutive windows where there are few sessions). The control takes
-the reconstruction of another session for the window's own; the ceiling leaves the quantiser out.
+the reconstruction of another session for the window's own; the ceiling leaves the quantiser out. Mu-law codes of the
+same windows, which need no training, show what a number of bits buys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from brainlab.errors import InvalidValue
 from brainlab.metrics.statistics import bootstrap_mean
+from brainlab.models.mu_law import MuLaw
 from brainlab.plot.tokenization import code_use, coded_spectra, coded_traces
 from brainlab.tasks.tokenization import code_counts, perplexity, reconstruction_terms
 from brainlab.types import Evaluation, Figure, Metric, Table
@@ -59,6 +61,8 @@ class TokenizerQuality:
         n_example_channels: channels in the figure of traces.
         n_kept: windows per session that serve the control.
         fmin_hz: lower end of the band in which spectra are compared; the upper end is 0.9 of half the sampling rate.
+        mu_law_bits: of mu-law codes of every sample, for comparison.
+        mu_law_max_abs: amplitude that is their edge.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class TokenizerQuality:
         n_example_channels: int = 6,
         n_kept: int = 2,
         fmin_hz: float = 1.0,
+        mu_law_bits: Sequence[int] = (2, 4, 8),
+        mu_law_max_abs: float = 5.0,
     ) -> None:
         for key, value in (
             ("n_bootstrap", n_bootstrap),
@@ -79,6 +85,7 @@ class TokenizerQuality:
                 raise InvalidValue(f"evaluation.{key}", value, "expected at least 1")
         self.n_bootstrap, self.seed, self.fmin_hz = n_bootstrap, seed, fmin_hz
         self.n_example_channels, self.n_kept = n_example_channels, n_kept
+        self.mu_law = [MuLaw(1, bits=bits, max_abs=mu_law_max_abs) for bits in mu_law_bits]
 
     def __call__(self, task: Any, data: Any, out: Path) -> Evaluation:
         """Judge ``task`` on ``data.test_dataloader()``; figures go to ``out/figures``."""
@@ -107,7 +114,7 @@ class TokenizerQuality:
             headline="pcc",
             metrics=metrics,
             figures=self._figures(sums, data, frequency, power, coherence, Path(out) / "figures"),
-            tables=[levels, _sessions(sums, data)],
+            tables=[self._bits(sums, codes, len(data.ch_names) * sfreq_hz), levels, _sessions(sums, data)],
             notes=[
                 f"Held-out correlation of recorded and decoded signals {pcc.value:.3f} ({pcc.low:.3f} to {pcc.high:.3f}"
                 f"); with another session's codes {pcc.control:.3f}, without quantiser {pcc.ceiling:.3f}."
@@ -134,7 +141,7 @@ class TokenizerQuality:
         network, was_training = task.network, task.training
         task.eval()
         with torch.inference_mode():
-            for batch in data.test_dataloader():
+            for batch in _batches(data.test_dataloader()):
                 signal = batch["signal"].to(task.device)
                 present = batch.get("present", torch.ones(signal.shape[:2], dtype=torch.bool)).to(task.device)
                 found = network(signal)
@@ -144,6 +151,9 @@ class TokenizerQuality:
                 n_time = signal.shape[-1]
                 for level in range(1, network.n_levels):
                     ways[f"level {level} "] = network.decode(found.codes[..., :level])[..., :n_time].float()
+                for codec in self.mu_law:
+                    rows = signal.float().flatten(0, 1).unsqueeze(1)
+                    ways[f"mu-law {codec.bits} "] = codec.to(task.device)(rows).view_as(signal)
                 for way, guess in ways.items():
                     _add(sums.scores, _by_window(signal, guess, present), way)
                 _add(sums.scores, _by_window(signal, torch.zeros_like(signal), present), "silence ")
@@ -188,6 +198,14 @@ class TokenizerQuality:
             )
         return metrics
 
+    def _bits(self, sums: _Sums, codes: Mapping[str, Any], samples_per_s: float) -> Table:
+        rows = [("the tokenizer", f"{codes['bits_per_s']:.0f}", *_scores(sums, ""))]
+        for codec in self.mu_law:
+            name = f"mu-law, {codec.bits} bit per sample"
+            rows.append((name, f"{codec.bits * samples_per_s:.0f}", *_scores(sums, f"mu-law {codec.bits} ")))
+        header = ("codes", "bit/s", "correlation", "mean abs. error")
+        return Table("bits", "What a number of bits buys on held-out data.", header, tuple(rows))
+
     def _figures(
         self,
         sums: _Sums,
@@ -217,6 +235,16 @@ class TokenizerQuality:
             Figure("spectra", "Power of held-out windows before and after coding, and their coherence.", spectra),
             Figure("code_use", "Share of every code by level; a dead code would end its line early.", use),
         ]
+
+
+def _batches(loaders: Any) -> Iterator[dict[str, Tensor]]:
+    """The batches of one loader, or of one per channel set."""
+    for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
+        yield from loader
+
+
+def _scores(sums: _Sums, way: str) -> tuple[str, str]:
+    return f"{sums.score(f'{way}pcc').mean():.3f}", f"{sums.score(f'{way}mae').mean():.3f}"
 
 
 def _by_window(real: Tensor, guess: Tensor, present: Tensor) -> dict[str, np.ndarray]:
