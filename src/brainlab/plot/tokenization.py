@@ -31,7 +31,7 @@ def coded_traces(
         axis.plot(time, after, color=ORANGE, lw=1.2, label="from codes")
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.set_xlim(0, time[-1])
-    axes[0, 0].set_title(title)
+    axes[0, 0].set_title(title, loc="left")
     axes[0, 0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=10)
     axes[-1, 0].set_xlabel("time in the window (s); amplitudes in units of the prepared data")
     return save_figure(figure, path)
