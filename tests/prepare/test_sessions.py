@@ -288,6 +288,19 @@ def test_what_a_library_raises_is_told_with_step_and_file(files, cache, tmp_path
         prepare_store(files[:1], tmp_path / "store", {"inverse": Breaks()}, cache=cache)
 
 
+@dataclass(frozen=True)
+class Killed:
+    """A step whose process the operating system ends, as when memory is short."""
+
+    def __call__(self, session: RawSession) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_one_sentence(files, cache, tmp_path):
+    with pytest.raises(InvalidFile, match=r"recordings=3 of 3: .*but one was killed"):
+        prepare_store(files, tmp_path / "store", {"kill": Killed()}, cache=cache, n_workers=2)
+
+
 def test_a_full_cache_ends_everything_at_once(files, cache, tmp_path, monkeypatch):
     def full(job: Any, folder: Path) -> None:
         raise OSError(28, "No space left on device")

@@ -12,15 +12,8 @@ import hashlib
 import json
 import logging
 import math
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -36,6 +29,7 @@ from brainlab.io.atomic import write_atomically
 from brainlab.io.cache import Cache, code_digest
 from brainlab.io.mne_reader import channel_of
 from brainlab.io.store import Store, StoreWriter
+from brainlab.prepare.processes import in_processes
 from brainlab.prepare.steps.channels import Pick
 from brainlab.prepare.steps.checks import MissingSamples, Units
 from brainlab.prepare.steps.opening import channels_of, open_session
@@ -349,7 +343,8 @@ def _run(jobs: Mapping[int, _Job], n_workers: int) -> Iterator[tuple[int, _Outco
         ((number, job),) = waiting.items()
         yield number, _checked(_prepare(job))
     elif waiting:
-        yield from _run_in_processes(waiting, min(n_workers, len(waiting)))
+        for number, outcome in in_processes(_prepare, waiting, min(n_workers, len(waiting))):
+            yield number, _checked(outcome or _killed(waiting[number]))
 
 
 def _checked(outcome: _Outcome) -> _Outcome:
@@ -359,63 +354,11 @@ def _checked(outcome: _Outcome) -> _Outcome:
     return outcome
 
 
-def _run_in_processes(jobs: Mapping[int, _Job], n_workers: int) -> Iterator[tuple[int, _Outcome]]:
-    with _pool(n_workers) as pool:
-        numbers: dict[Future[_Outcome], int] = {
-            pool.submit(_prepare_or_die, job): number for number, job in jobs.items()
-        }
-        for future in as_completed(numbers):
-            number = numbers[future]
-            try:
-                yield number, _checked(future.result())
-            except BrokenExecutor:
-                path = jobs[number].file.path
-                yield number, _Outcome({}, error=InvalidFile(
-                    "recording", path, "expected a worker process to prepare it, but one was killed",
-                    hint="memory may be short: data.prepare_workers=1 prepares one session at a time",
-                ))  # fmt: skip
-
-
-@contextmanager
-def _pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes (a fork of one that has threads may hang), which end at once when the work is given up."""
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread per process; Ctrl-C is the parent's business; an orphan ends itself."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # As an exception, so that a half-written session is removed on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _prepare_or_die(job: _Job) -> _Outcome:
-    """In a worker that was told to end: not on to the next session, which the pool may have handed out already."""
-    try:
-        return _prepare(job)
-    except SystemExit:
-        os._exit(143)
+def _killed(job: _Job) -> _Outcome:
+    return _Outcome({}, error=InvalidFile(
+        "recording", job.file.path, "expected a process to prepare it, but one was killed",
+        hint="memory may be short: data.prepare_workers=1 prepares one session at a time",
+    ))  # fmt: skip
 
 
 def _prepare(job: _Job) -> _Outcome:
