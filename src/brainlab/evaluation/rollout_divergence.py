@@ -64,7 +64,7 @@ class Compared:
 def compare(
     model: Float32[np.ndarray, "context rollout channel time"],
     real: RealSignals,
-    others: Mapping[str, Float32[np.ndarray, "context rollout channel time"]],
+    others: Mapping[str, Float32[np.ndarray, "context _ channel time"]],
     places: Sequence[Place],
     *,
     sfreq_hz: float,
@@ -133,7 +133,7 @@ def compare(
 def drift(
     model: Float32[np.ndarray, "context rollout channel time"],
     real: RealSignals,
-    others: Mapping[str, Float32[np.ndarray, "context rollout channel time"]],
+    others: Mapping[str, Float32[np.ndarray, "context _ channel time"]],
     partners: Sequence[Sequence[int]],
     *,
     sfreq_hz: float,

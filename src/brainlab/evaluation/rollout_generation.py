@@ -153,7 +153,7 @@ def reconstruct(
 
 def save_rollouts(
     folder: Path,
-    generated: Mapping[str, Float32[np.ndarray, "context rollout channel time"]],
+    generated: Mapping[str, Float32[np.ndarray, "context _ channel time"]],
     real: RealSignals,
     metadata: Mapping[str, Any],
 ) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,14 +79,14 @@ class VectorAutoregression(nn.Module):
         """Empty sums to add training stretches to."""
         return LaggedProducts(self.n_channels, self.context_steps)
 
-    def fit(self, signals: Iterable[Any]) -> Self:
+    def fit(self, signals: Iterable[Any]) -> VectorAutoregression:
         """Fit to (channel, time) arrays or tensors, each a stretch without gaps; returns itself."""
         sums = self.statistics()
         for signal in signals:
             sums.add(torch.as_tensor(np.asarray(signal))[None])
         return self.solve(sums)
 
-    def solve(self, statistics: Any) -> Self:
+    def solve(self, statistics: Any) -> VectorAutoregression:
         """Fit to accumulated sums; returns itself.
 
         Raises:
@@ -320,7 +320,7 @@ class SeasonalNaive(VectorAutoregression):
         """Empty sums to add training stretches to."""
         return SeasonProducts(self.n_channels, self.period)
 
-    def solve(self, statistics: Any) -> Self:
+    def solve(self, statistics: Any) -> VectorAutoregression:
         """Take the covariance of x[t] − x[t − period] from the sums; there is nothing else to fit."""
         if statistics.n == 0:
             raise InvalidValue("period", self.period, "expected stretches of training signal longer than the period")

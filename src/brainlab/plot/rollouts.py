@@ -267,9 +267,9 @@ def coherence_panel(
 
 def example_traces(
     path: Path,
-    context: Float[np.ndarray, "example channel time"],
-    real: Float[np.ndarray, "example channel time"],
-    generated: Mapping[str, Float[np.ndarray, "example channel time"]],
+    context: Float[np.ndarray, "example channel before"],
+    real: Float[np.ndarray, "example channel after"],
+    generated: Mapping[str, Float[np.ndarray, "example channel after"]],
     sfreq_hz: float,
     titles: Sequence[str],
     source: DataSource,
