@@ -131,7 +131,7 @@ def test_segments_hold_good_windows_only_in_order_without_overlap(bad, width, mo
         assert len(inside) == width * (len(bad) - sum(bad))
 
 
-CLEAN = Clean(window_s=4, std_threshold=1.5, max_bad_pct=30, clip=10, max_segment_s=8, min_segment_s=8)
+CLEAN = Clean(window_s=4.0, std_threshold=1.5, max_bad_pct=30.0, clip=10.0, max_segment_s=8.0, min_segment_s=8.0)
 
 
 def test_cleaning_keeps_good_stretches_and_every_sample():

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int
 
 from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
 from brainlab.io.atomic import write_atomically
@@ -188,7 +188,7 @@ class StoreWriter:
     def add_session(
         self,
         name: str,
-        samples: Float32[np.ndarray, "channel time"] | Recording,
+        samples: Float[np.ndarray, "channel time"] | Recording,
         sfreq_hz: float | None = None,
         channels: Sequence[Channel | str] | None = None,
         events: Sequence[Mapping[str, Any]] = (),
@@ -198,7 +198,7 @@ class StoreWriter:
 
         Args:
             name: unique in the store.
-            samples: an array, or a recording (read in pieces, its rate and channels used where none are given).
+            samples: an array, stored in single precision, or a recording (read in pieces, its rate and channels used where none are given).
             sfreq_hz: sampling rate.
             channels: one per row.
             events: JSON-ready, each with ``sample``.

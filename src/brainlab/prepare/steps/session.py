@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -208,6 +208,7 @@ class RawSession:
         self.scalers = before.then(centre, scale)
 
 
+@runtime_checkable
 class Step(Protocol):
     """One named step. It changes the session in place; ``recipe`` holds all that its result depends on.
 
