@@ -198,7 +198,8 @@ class StoreWriter:
 
         Args:
             name: unique in the store.
-            samples: an array, stored in single precision, or a recording (read in pieces, its rate and channels used where none are given).
+            samples: an array, stored in single precision, or a recording (read in pieces, its rate and channels used
+                where none are given).
             sfreq_hz: sampling rate.
             channels: one per row.
             events: JSON-ready, each with ``sample``.
