@@ -30,6 +30,13 @@ class _Windows(torch.utils.data.Dataset):
         return {self.key: self.signal[index], "present": present, "index": torch.tensor(index)}
 
 
+class _Kept(lightning.Callback):
+    """What a checkpoint at the end of the training would hold."""
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+
+
 def _loader(windows: _Windows, batch_size: int = 4) -> DataLoader:
     return DataLoader(windows, batch_size=batch_size, collate_fn=already_collated)
 
@@ -75,9 +82,29 @@ def test_sums_travel_in_a_checkpoint_until_they_are_solved() -> None:
     after._solve()
     direct = VectorAutoregression(3, order=4).fit(windows.signal.numpy())
     torch.testing.assert_close(after.network.coefficients, direct.coefficients, atol=1e-6, rtol=1e-5)
+    after.on_train_end()
     done: dict[str, Any] = {}
     after.on_save_checkpoint(done)
     assert done == {}
+
+
+@pytest.mark.parametrize("settings", [{"val_check_interval": 0.5}, {"val_check_interval": 3}])
+def test_validation_in_the_middle_of_the_epoch_drops_no_data(tmp_path: Path, settings: dict[str, Any]) -> None:
+    windows, task = _Windows(10), _task()
+    trainer = _trainer(tmp_path, num_sanity_val_steps=0, **settings)
+    trainer.fit(task, _loader(windows, 2), _loader(_Windows(6)))
+    direct = VectorAutoregression(3, order=4).fit(windows.signal.numpy())
+    assert int(task.network.n_fitted) == int(direct.n_fitted)
+    torch.testing.assert_close(task.network.coefficients, direct.coefficients, atol=1e-6, rtol=1e-5)
+
+
+def test_a_checkpoint_after_the_epoch_has_the_whole_fit_and_no_sums(tmp_path: Path) -> None:
+    windows, task = _Windows(10), _task()
+    trainer = _trainer(tmp_path, num_sanity_val_steps=0, val_check_interval=3, callbacks=[_Kept()])
+    trainer.fit(task, _loader(windows, 2), _loader(_Windows(6)))
+    kept = trainer.callbacks[0].content
+    assert int(kept["state_dict"]["network.n_fitted"]) == 10 * (50 - 4)
+    assert "lagged_products" not in kept
 
 
 def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Linear forecasting: one pass over the training windows, then the closed form; nothing is learned by steps.
 
-The windows only add to sums of lagged products, so the epoch may be cut into batches of any size. What is logged is
-the exact Gaussian log-likelihood per recorded channel and sample, which a token model's bits can be read against.
+The windows only add to sums of lagged products, so the epoch may be cut into batches of any size; a validation in the
+middle of it judges the fit to the windows so far. What is logged is the exact Gaussian log-likelihood per recorded
+channel and sample, which a token model's bits can be read against.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class LinearForecasting(LightningModule):
         self.network: Any = network(n_channels=n_channels)
         self.automatic_optimization = False
         self._sums = self.network.statistics()
+        self._n_solved = 0
 
     def forecaster(self, data: Any) -> Any:
         """The fitted model, which forecasts signals as they are in the store."""
@@ -75,14 +77,26 @@ class LinearForecasting(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._solve()
 
+    def on_train_epoch_end(self) -> None:
+        self._solve()
+        # Nothing is added after the last batch, and the sums are far larger than the model that a checkpoint is for;
+        # an epoch that was interrupted goes on from them.
+        if self.trainer.is_last_batch:
+            self._forget()
+
     def on_train_end(self) -> None:
         self._solve()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._sums, self._n_solved = self.network.statistics(), 0
 
     def _solve(self) -> None:
-        if self._sums.n == 0:
+        """Fit to all windows since the training began, unless there is none that the last fit did not know."""
+        if self._sums.n == self._n_solved:
             return
         self.network.solve(self._sums)
-        self._sums = self.network.statistics()
+        self._n_solved = self._sums.n
         found = self.network.describe()
         log.info("fitted %s", ", ".join(f"{key}={value}" for key, value in found.items()))
         if found["shrinkage"] < 1:
