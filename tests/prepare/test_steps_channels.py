@@ -305,6 +305,20 @@ def test_trigger_codes_are_counted_from_the_first_sample_whatever_the_clock(tmp_
     FindEvents(["nothing"])(eeg())
 
 
+def test_a_code_that_follows_a_larger_one_or_stands_at_the_start_is_an_event(tmp_path):
+    samples = np.zeros((2, 1000))
+    samples[0] = np.random.default_rng(0).normal(0, 1e-5, 1000)
+    for start, stop, code in ((0, 10, 1), (200, 210, 40), (210, 220, 10), (400, 410, 20), (410, 1000, 15)):
+        samples[1, start:stop] = code
+    info = mne.create_info(["Cz", "UPPT001"], 100.0, ["eeg", "stim"], verbose="ERROR")
+    mne.io.RawArray(samples, info, first_samp=300, verbose="ERROR").save(tmp_path / "a_raw.fif", verbose="ERROR")
+    one = open_session(RecordingFile(tmp_path / "a_raw.fif", "a", "d", "s", "a"), {})
+    expected = (Event(0, 1), Event(200, 40), Event(210, 10), Event(400, 20), Event(410, 15))
+    assert one.events == expected
+    FindEvents(["UPPT001"], min_duration_s=0.05)(one)
+    assert one.events == expected
+
+
 def test_systems_are_told_apart_by_their_coils(real_data_dir):
     assert system_of(eeg().raw) == "eeg"
     kit = open_session(RecordingFile(real_data_dir / "meg" / "kit_test.sqd", "kit", "d", "s", "kit"), {})

@@ -16,7 +16,7 @@ from brainlab.io.brainvision import open_with_format, read_header, true_format
 from brainlab.io.neuroscan import Neuroscan, is_neuroscan
 from brainlab.io.recording import Annotation, Channel, Event, Position, Recording
 
-__all__ = ["annotations_of", "channel_of", "events_of", "open_raw", "read_recording"]
+__all__ = ["annotations_of", "channel_of", "events_of", "open_raw", "read_recording", "trigger_codes"]
 
 # Formats without channel types call every sensor "eeg"; these names leave no doubt.
 _KIND_BY_NAME = (
@@ -293,10 +293,32 @@ def events_of(raw: Any, path: Path) -> tuple[Event, ...]:
     Raises:
         InvalidFile: if the channels cannot be read; ``path`` is named.
     """
-    import mne
-
     try:
-        found = mne.find_events(raw, shortest_event=1, verbose="ERROR")
+        return trigger_codes(raw)
     except Exception as error:
         raise InvalidFile("recording", path, f"expected readable trigger channels ({_first_line(error)})") from error
+
+
+def trigger_codes(raw: Any, channel: str | None = None, min_duration_s: float = 0.0) -> tuple[Event, ...]:
+    """Every change of a trigger channel to another code than 0, also to a smaller one, and what it starts with.
+
+    A channel that goes 0, 40, 10, 0 says 40 and 10. A code that is there already at the first sample is an event at
+    sample 0, whatever its length, since its beginning is unknown; a channel that never changes says nothing.
+
+    Args:
+        raw: MNE object.
+        channel: trigger channel; default all of them.
+        min_duration_s: what is shorter is no code.
+
+    Returns:
+        events at the rate of ``raw``, from its first sample, in order of time.
+    """
+    import mne
+
+    # MNE's own default takes only rises, so that a code after a larger one would be lost.
+    found = mne.find_events(
+        raw, stim_channel=channel, min_duration=min_duration_s, shortest_event=1, consecutive=True,
+        initial_event=True, verbose="ERROR",
+    )  # fmt: skip
+    # MNE counts from the file's clock, which starts first_samp before the first sample.
     return tuple(Event(int(sample - raw.first_samp), int(code)) for sample, _, code in found)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from brainlab.errors import InvalidFile, InvalidValue
-from brainlab.io.recording import Event
+from brainlab.io.mne_reader import trigger_codes
 from brainlab.prepare.steps.session import RawSession
 
 __all__ = ["FindEvents"]
@@ -16,7 +16,8 @@ __all__ = ["FindEvents"]
 class FindEvents:
     """Decode the trigger channel anew, at the file's own rate; it must come before :class:`Pick` and resampling.
 
-    Without this step the events are those of all trigger channels, however short.
+    Every change to another code than 0 is an event, see :func:`brainlab.io.mne_reader.trigger_codes`. Without this
+    step the events are those of all trigger channels, however short.
 
     Args:
         channels: the first of these that the file has; null takes all trigger channels.
@@ -35,8 +36,6 @@ class FindEvents:
             raise InvalidValue("min_duration_s", self.min_duration_s, "expected at least 0", where="FindEvents")
 
     def __call__(self, session: RawSession) -> None:
-        import mne
-
         if session.sfreq_hz != session.sfreq_in_hz:
             raise InvalidValue("steps", "FindEvents", "expected it before Resample", where=session.source)
         wanted = None
@@ -47,14 +46,10 @@ class FindEvents:
             session.note("FindEvents", channel=None, events=0)
             return
         try:
-            found = mne.find_events(
-                session.raw, stim_channel=wanted, min_duration=self.min_duration_s, shortest_event=1, verbose="ERROR"
-            )
+            session.events = trigger_codes(session.raw, wanted, self.min_duration_s)
         except ValueError as error:
             first = str(error).split("\n")[0].rstrip(".")
             raise InvalidFile(
                 "trigger channel", wanted, f"expected trigger codes ({first})", where=session.source
             ) from error
-        # MNE counts from the file's clock, which starts first_samp before the first sample.
-        session.events = tuple(Event(int(sample) - int(session.raw.first_samp), int(code)) for sample, _, code in found)
         session.note("FindEvents", channel=wanted, events=len(session.events))
