@@ -98,6 +98,30 @@ def test_more_codes_than_vectors_is_no_error():
     assert bool(torch.isfinite(quantiser.codebooks).all())
 
 
+@pytest.mark.parametrize("kmeans_iterations", [0, 3])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_vectors_that_are_not_finite_teach_the_codebooks_nothing(kmeans_iterations, bad):
+    settings = {"kmeans_iterations": kmeans_iterations, "dead_below": 0.5}
+    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    clean, dirty = (ResidualVectorQuantiser(4, 6, 2, **settings).train() for _ in range(2))
+    dirty.load_state_dict(clean.state_dict())
+    for start in (0, 20):  # the first batch and a later one
+        good = x[start : start + 20]
+        spoiled = torch.cat([good[:7], torch.full((1, 4), bad), good[7:], torch.tensor([[0.0, bad, 0.0, 0.0]])])
+        expected, found = clean(good), dirty(spoiled)
+        assert torch.equal(torch.cat([found.codes[:7], found.codes[8:-1]]), expected.codes)
+    for name, value in clean.state_dict().items():
+        torch.testing.assert_close(dirty.state_dict()[name], value, msg=name)
+
+
+def test_a_batch_without_a_finite_vector_is_refused_where_codes_need_one():
+    quantiser = VectorQuantiser(4, 8).train()
+    with pytest.raises(InvalidValue, match="latents=not finite: expected a batch with finite vectors"):
+        quantiser(torch.full((10, 4), float("nan")))
+    assert not bool(quantiser.ready)
+    assert bool(torch.isfinite(quantiser.codebooks).all())
+
+
 def test_levels_make_the_error_smaller_and_decode_adds_them_up():
     torch.manual_seed(0)
     x = torch.randn(6, 40, 8)

@@ -148,7 +148,12 @@ class ResidualVectorQuantiser(nn.Module):
         self.register_buffer("draws", torch.tensor(0))
 
     def forward(self, x: Float[Tensor, "*rows dim"]) -> Quantised:
-        """Quantise; in training the codebooks learn from these vectors afterwards."""
+        """Quantise; in training the codebooks learn from these vectors afterwards, as far as they are finite.
+
+        Raises:
+            ShapeMismatch: for vectors of another width.
+            InvalidValue: where codes are to be put onto vectors of a batch that has no finite one.
+        """
         if x.shape[-1] != self.dim:
             raise ShapeMismatch("x", tuple(x.shape), f"expected vectors of {self.dim} numbers")
         projected = self.project_in(x)
@@ -156,11 +161,14 @@ class ResidualVectorQuantiser(nn.Module):
             given = projected.float().reshape(-1, self.width)
             total = torch.zeros_like(given)
             commit = given.new_zeros(())
+            # The loss of such a step is lost, and a scaler of gradients leaves it out; the averages would keep it.
+            finite = given.detach().isfinite().all(dim=1) if self.training else None
+            learned = slice(None) if finite is None or bool(finite.all()) else finite
             chosen, left = [], []
             for level in range(self.n_levels):
                 residual = given - total
                 if self.training and not bool(self.ready):
-                    self._start(level, residual.detach())
+                    self._start(level, residual.detach()[learned])
                 codes = nearest_codes(residual, self.codebooks[level])
                 quantised = F.embedding(codes, self.codebooks[level])
                 commit = commit + F.mse_loss(residual, quantised)
@@ -170,7 +178,7 @@ class ResidualVectorQuantiser(nn.Module):
             if self.training:
                 self.ready.fill_(True)
                 for level, (codes, residual) in enumerate(zip(chosen, left, strict=True)):
-                    self._learn(level, codes, residual)
+                    self._learn(level, codes[learned], residual[learned])
             values = rotate_onto(given, total) if self.rotation else given + (total - given).detach()
             values = values.to(projected.dtype).view(projected.shape)
         codes = torch.stack(chosen, dim=-1).view(*x.shape[:-1], self.n_levels)
@@ -244,6 +252,10 @@ class ResidualVectorQuantiser(nn.Module):
             lengths[dist.get_rank()] = len(vectors)
             dist.all_reduce(lengths)
             start, total = int(lengths[: dist.get_rank()].sum()), int(lengths.sum())
+        if total == 0:
+            raise InvalidValue(
+                "latents", "not finite", "expected a batch with finite vectors", hint="lower model.lr or clip gradients"
+            )
         # What has been drawn so far is part of the state: a resumed training draws what comes next.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + int(self.draws)) * 2_654_435_761 % 2**63)
         self.draws += 1
