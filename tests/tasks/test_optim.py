@@ -12,7 +12,7 @@ from torch import nn
 from brainlab.errors import InvalidValue
 from brainlab.models.cbramod import CBraMod
 from brainlab.models.pooling_heads import AttentionHead, MultiTokenHead
-from brainlab.tasks.optim import build_optimizer, cosine_with_warmup, two_rate_groups
+from brainlab.tasks.optim import build_optimizer, build_scheduler, cosine_with_warmup, two_rate_groups
 
 
 def names_by_decay(encoder: nn.Module, head: nn.Module) -> dict[bool, set[str]]:
@@ -118,3 +118,10 @@ def test_unbounded_training_length_is_refused():
         cosine_with_warmup(optimizer, math.inf)
     with pytest.raises(InvalidValue, match="warmup_fraction"):
         cosine_with_warmup(optimizer, 10, 1.0)
+
+
+def test_a_schedule_whose_rate_would_rise_is_refused():
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=5e-5)
+    with pytest.raises(InvalidValue, match=r"eta_min=0\.0001: expected at most the peak rate model\.lr=5e-05.*null\.$"):
+        build_scheduler(optimizer, "CosineAnnealingLR", {"eta_min": 1e-4}, 10)
+    build_scheduler(optimizer, "CosineAnnealingLR", {"eta_min": 5e-5}, 10)

@@ -216,7 +216,7 @@ def build_scheduler(
         n_steps: steps of the training that are left to the schedule.
 
     Raises:
-        InvalidValue: for an unknown class or keyword, or a length that nobody knows.
+        InvalidValue: for an unknown class or keyword, a length that nobody knows, or a lowest rate above the peak.
     """
     known = {
         key: value
@@ -240,6 +240,14 @@ def build_scheduler(
                 f"unknown keyword of torch.optim.lr_scheduler.{name}",
                 hint=_did_you_mean(key, accepted),
             )
+    lowest, peak = chosen.get("eta_min") or 0.0, min(group["lr"] for group in optimizer.param_groups)
+    if lowest > peak:  # a default that belongs to another rate: what should fall would rise
+        raise InvalidValue(
+            "model.scheduler_options.eta_min",
+            lowest,
+            f"expected at most the peak rate model.lr={peak:g}",
+            hint="lower it with the rate, or keep the rate with model.scheduler=null",
+        )
     for key in _LENGTHS:
         if key in accepted and chosen.get(key) is None and not (key == "total_steps" and chosen.get("epochs")):
             if n_steps is None:
