@@ -53,6 +53,18 @@ HIDDEN = {
     "what unpickles, by its short name": (["model._target_=torch.utils.data.IterDataPipe", WIDER], "never a target"),
     "what trusts foreign code": (["model._target_=torchmetrics.multimodal.CLIPScore"], "never a target"),
     "what writes": (["model._target_=brainlab.io.atomic.write_atomically"], "function"),
+    "what empties a file when it is built": (
+        ["+data.steps.x={_target_: brainlab.io.store.StoreWriter, folder: victim}"],
+        "a tool of brainlab.io that no configuration builds",
+    ),
+    "the same by another name": (
+        ["+model.encoder={_target_: brainlab.data.sources.StoreWriter, folder: victim}"],
+        "a tool of brainlab.io that no configuration builds",
+    ),
+    "a step that is none": (
+        ["data=recordings", "+data.steps.x._target_=torch.nn.ReLU"],
+        "expected a step of brainlab.prepare.steps",
+    ),
     "what starts a process": (["model._target_=brainlab.run.environment._git"], "private (_git)"),
     "a private module": (["model._target_=torch.optim._adafactor.Adafactor", WIDER], "private (_adafactor)"),
     "a neighbour with a longer name": (["model._target_=torch.nnx.Linear"], "security.allowed_targets"),

@@ -377,6 +377,7 @@ def test_a_recording_that_comes_twice_may_not_stand_in_two_parts(cache: Path, ro
         ({"batch_size": 0}, r"data\.batch_size=0"),
         ({"windows_per_epoch": 0}, r"data\.windows_per_epoch=0"),
         ({"steps": {"scale": "robust"}}, r"data\.steps\.scale=robust: expected a step"),
+        ({"steps": {"relu": torch.nn.ReLU()}}, r"data\.steps\.relu=ReLU: expected a dataclass"),
         ({"include": "*.set"}, r"data\.include=\*\.set"),
     ],
 )

@@ -36,6 +36,9 @@ _NEVER = (
 
 # Other rooms' functions read, write and start things; these compute.
 _FUNCTION_ROOMS = ("brainlab.models", "brainlab.nn", "brainlab.metrics", "brainlab.signal")
+# Their classes open files and shape a run as soon as they are built; no configuration needs them.
+_CLOSED_ROOMS = ("brainlab.io", "brainlab.config", "brainlab.plot", "brainlab.cli")
+_DOORS = ("brainlab.config.run_folder.ClaimRunFolder",)  # the packaged hydra node names it
 _WANTED = "a target is a class, or a function of " + ", ".join(_FUNCTION_ROOMS)
 
 
@@ -96,6 +99,7 @@ def check_target(target: Any, allowed: Sequence[str]) -> Definition:
             f"'{target}' is a function; {_WANTED}",
             "list its full name in security.allowed_targets if it is meant",
         )
+    _closed(target, found.name)
     return found
 
 
@@ -114,6 +118,7 @@ def check_object(target: str, found: Any, allowed: Sequence[str]) -> None:
         raise Refused(f"'{target}' is '{name}', which is not in security.allowed_targets")
     if not isinstance(found, type) and not (admitted(name, _FUNCTION_ROOMS) and "." not in found.__qualname__):
         raise Refused(f"'{target}' is no class; {_WANTED}")
+    _closed(target, name)
 
 
 def targets_in(node: Any, path: str, *, logging_keys: bool = False) -> Iterator[tuple[str, Any]]:
@@ -136,6 +141,14 @@ def _never(target: str, name: str) -> None:
     if admitted(name, _NEVER):
         led = "" if name == target else f" is '{name}', which"
         raise Refused(f"'{target}'{led} builds or loads whatever it is told to and is never a target")
+
+
+def _closed(target: str, name: str) -> None:
+    """Refuse what lies in a room whose objects are made by code alone."""
+    room = next((room for room in _CLOSED_ROOMS if admitted(name, (room,))), None)
+    if room is not None and name not in _DOORS:
+        led = "" if name == target else f" is '{name}', which"
+        raise Refused(f"'{target}'{led} is a tool of {room} that no configuration builds")
 
 
 def _public(target: str, name: str, packages: Iterable[str]) -> None:

@@ -19,12 +19,16 @@ from brainlab.config.explain import unknown_key
 from brainlab.config.kinds import expected_instead
 from brainlab.config.locate import Origins
 from brainlab.config.run_folder import FOLDER_NAME
-from brainlab.config.schema import BrainlabConf, MonitorConf, SecurityConf, SweepConf
-from brainlab.config.targets import HYDRA_TARGETS, Refused, allowed_targets, check_target, targets_in
+from brainlab.config.schema import ALLOWED_TARGETS, BrainlabConf, MonitorConf, SecurityConf, SweepConf
+from brainlab.config.signatures import Definition
+from brainlab.config.targets import HYDRA_TARGETS, Refused, admitted, allowed_targets, check_target, targets_in
 from brainlab.errors import ConfigError
 
 __all__ = ["all_targets", "validate", "validate_hydra"]
 
+_STEP = re.compile(r"data\.(?:sources\.[^.]+\.)?steps\.[^.]+\._target_")
+_STEPS = "brainlab.prepare.steps"
+_ALONE = ("brainlab.run.fit.Fit", "brainlab.run.prepare.Prepare")
 _OWN_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 _TYPED = {"monitor": MonitorConf, "sweep": SweepConf, "security": SecurityConf}
 _BUILT = {"data": False, "model": False, "trainer": False, "job": False, "evaluation": True, "logger": True}
@@ -45,10 +49,12 @@ def validate(cfg: DictConfig, origins: Origins) -> None:
         if node is not None:
             _is_built(f"callbacks.{name}", node, True, origins)
     for key, target in targets_in(plain, ""):
-        _allowed(key, target, allowed, origins)  # all of them before any other complaint
+        found = _allowed(key, target, allowed, origins)  # all of them before any other complaint
+        _is_step(key, found, origins)
     _values(plain, origins)  # before the nodes that refer to them
     for key, node in _target_nodes(plain, ""):
         _fits(key, node, allowed, cfg, origins)
+    _references(plain, origins)
     _together(cfg, plain, origins)
 
 
@@ -157,7 +163,15 @@ def _target_nodes(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]
             yield from _target_nodes(value, f"{path}[{index}]")
 
 
-def _allowed(key: str, target: Any, allowed: Sequence[str], origins: Origins) -> Any:
+def _is_step(key: str, found: Definition, origins: Origins) -> None:
+    """What stands under data.steps touches recordings, so that other rooms and libraries have no place there."""
+    if _STEP.fullmatch(key) and admitted(found.name, ALLOWED_TARGETS) and not admitted(found.name, (_STEPS,)):
+        raise ConfigError(
+            key, found.name, f"expected a step of {_STEPS}, or one of your own package", where=origins.where(key)
+        )  # fmt: skip
+
+
+def _allowed(key: str, target: Any, allowed: Sequence[str], origins: Origins) -> Definition:
     try:
         return check_target(target, allowed)
     except Refused as refused:
@@ -222,6 +236,36 @@ def _values(plain: Mapping[str, Any], origins: Origins) -> None:
         )
     if plain.get("validate") not in (True, False, "full"):
         raise ConfigError("validate", plain.get("validate"), "expected true, false or full", where="command line")
+
+
+def _references(plain: Mapping[str, Any], origins: Origins) -> None:
+    """``${stage:…}`` means something to the stages of a chain only; a job that trains or prepares would read it."""
+    if str(plain["job"].get("_target_")) not in _ALONE:
+        return
+    for part in ("data", "model", "evaluation", "weights"):
+        for key, value in _leaves(plain.get(part), part):
+            if isinstance(value, str) and "${stage:" in value:
+                hint = "experiment=meg_gpt trains one first, and a chain's stages may refer to each other"
+                if key.startswith("data.tokenizer."):
+                    hint = (
+                        "tokenizer=mu_law needs no training, tokenizer=file data.tokenizer.checkpoint=FILE takes a"
+                        " trained one, experiment=meg_gpt trains one first"
+                    )
+                raise ConfigError(
+                    key, value, "expected a value, since there is no earlier stage here", where=origins.where(key),
+                    hint=hint,
+                )  # fmt: skip
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}")
+    elif isinstance(node, Sequence) and not isinstance(node, str | bytes):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{path}[{index}]")
+    else:
+        yield path, node
 
 
 def _together(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> None:

@@ -71,8 +71,15 @@ class Source:
         if self.root is None and self.simulator is None:
             raise InvalidValue("data.root", None, "expected a folder of recordings, since nothing simulates them")
         for name, step in self.steps.items():
-            if step is not None and not callable(step):
+            if step is None:
+                continue
+            if not callable(step):
                 raise InvalidValue(f"data.steps.{name}", step, "expected a step with _target_, or null")
+            if not dataclasses.is_dataclass(step) or isinstance(step, type):
+                raise InvalidValue(
+                    f"data.steps.{name}", type(step).__name__,
+                    "expected a dataclass that changes a session in place when called; its fields are its settings",
+                )  # fmt: skip
 
     @property
     def kind(self) -> DataSource:
