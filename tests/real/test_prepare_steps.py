@@ -74,7 +74,7 @@ CASES = {
         250.0,
     ),
     "edf": Case(
-        "eeg/edf/test_stim_channel.edf", mne.io.read_raw_edf, "eeg", "eeg", "V", 1, {"stim": 2}, 1200, (0.5, 40.0),
+        "eeg/edf/test_stim_channel.edf", mne.io.read_raw_edf, "eeg", "eeg", "V", 1, {"stim": 2}, 2401, (0.5, 40.0),
         100.0,
     ),
     "neuroscan": Case(
