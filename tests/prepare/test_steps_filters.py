@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from brainlab.datasets.recordings import RecordingFile
 from brainlab.errors import InvalidFile, InvalidValue
-from brainlab.prepare.steps.filters import BandPass, Notch, Resample
+from brainlab.prepare.steps.filters import BandPass, Notch, Resample, look_ahead_s
 from brainlab.prepare.steps.scaling import RobustScale
 from brainlab.prepare.steps.session import RawSession, moved
 
@@ -81,6 +81,63 @@ def test_the_notch_takes_the_harmonics_along_up_to_where_the_low_pass_has_ended(
     BandPass(1.0, 45.0)(low)  # its transition ends at 56.25 Hz
     Notch(50.0)(low)
     assert low.facts[-1]["lines_hz"] == [50.0]
+
+
+def test_a_minimum_phase_notch_is_mne_s_and_does_not_look_ahead():
+    one = RawSession(raw(), FILE)
+    Notch(50.0, phase="minimum")(one)
+    expected = raw().notch_filter([50.0, 100.0], phase="minimum", verbose="ERROR").get_data()
+    np.testing.assert_array_equal(one.samples, expected)
+    assert power(one.samples[0], 300.0, 50.0) < 0.02 * power(raw().get_data()[0], 300.0, 50.0)
+    before = {}
+    for phase in ("zero", "minimum"):
+        impulse = raw(n_channels=1)
+        impulse._data[:] = 0.0
+        impulse._data[0, 3000] = 1.0
+        one = RawSession(impulse, FILE)
+        Notch(50.0, phase=phase)(one)
+        before[phase] = np.abs(one.samples[0, :3000]).max()
+    assert before["minimum"] < 1e-12 < 1e-3 < before["zero"]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"a": Notch(50.0)},
+        {"a": BandPass(1.0, 40.0)},
+        {"a": BandPass(1.0, 40.0), "b": Notch(25.0)},
+        {"a": Notch(50.0, "minimum"), "b": BandPass(1.0, 40.0, "minimum")},
+        {"none": None, "b": Resample(100.0)},
+        {"a": BandPass(1.0, 45.0, "minimum"), "b": Notch(25.0), "c": Resample(100.0)},
+    ],
+)
+def test_filters_look_ahead_as_far_as_they_say(steps):
+    last = 4501  # between two samples of the lower rate
+    impulse = raw(n_samples=9000, n_channels=1)
+    impulse._data[:] = 0.0
+    impulse._data[0, last] = 1.0
+    one = RawSession(impulse, FILE, sfreq_out_hz=100.0 if "c" in steps or "none" in steps else None)
+    for step in filter(None, steps.values()):
+        step(one)
+    first = np.flatnonzero(np.abs(one.samples[0]) > 1e-9 * np.abs(one.samples).max())[0] / one.sfreq_hz
+    reach = look_ahead_s(steps, 300.0)
+    assert last / 300.0 - first <= reach + 1e-9
+    assert last / 300.0 - first >= 0.8 * reach - 1e-9
+
+
+def test_resampling_through_the_spectrum_knows_everything():
+    assert look_ahead_s({"a": Resample(100.0, "fft")}, 300.0) == np.inf
+    assert look_ahead_s({"a": Resample(300.0, "fft")}, 300.0) == 0.0
+
+
+def test_a_mains_frequency_beyond_the_recording_is_remarked():
+    one = RawSession(raw(), FILE)
+    Notch(999.0)(one)
+    assert one.warnings == ["no notch: line_hz=999 does not fit below half the recording's rate of 300 Hz"]
+    gone = RawSession(raw(), FILE)
+    BandPass(1.0, 40.0)(gone)
+    Notch(60.0)(gone)
+    assert (gone.warnings, gone.facts[-1]["lines_hz"]) == ([], [])
 
 
 def test_no_mains_frequency_does_nothing():
