@@ -154,6 +154,24 @@ def test_a_mistake_ends_with_one_helpful_sentence(case, brainlab, workplace, mon
     assert workplace.written() == []
 
 
+def test_a_tokenizer_of_an_earlier_stage_is_refused_where_there_is_none(brainlab):
+    ended = brainlab("experiment=meg_wavenet", "tokenizer=braintokmix", "validate=true", mine=False)
+    assert ended.code == 2
+    for text in ("data.tokenizer.checkpoint=", "no earlier stage", "tokenizer=mu_law", "tokenizer=file", "meg_gpt"):
+        assert text in ended.err
+    assert brainlab("experiment=meg_gpt", "validate=true", mine=False).code == 0
+
+
+@pytest.mark.parametrize("experiment", ["meg_gpt", "meg_wavenet"])
+def test_a_tokenizer_that_is_not_there_is_found_before_anything_is_prepared(experiment, brainlab, workplace):
+    words = [f"experiment={experiment}", "tokenizer=file", "data.tokenizer.checkpoint=nope.ckpt"]
+    ended = brainlab(*words, "validate=true", mine=False)
+    assert ended.code == 2
+    assert "data.tokenizer.checkpoint=nope.ckpt: expected an existing file" in ended.err
+    (workplace.cwd / "nope.ckpt").touch()
+    assert brainlab(*words, "validate=true", mine=False).code == 0
+
+
 @pytest.mark.parametrize("parent", ["a file", "/proc"])  # as root only making the folder shows that /proc takes none
 @pytest.mark.parametrize("words", [["hydra.run.dir"], ["paths.root"], ["-m", "hydra.sweep.dir"], ["-m", "paths.root"]])
 def test_a_folder_that_cannot_be_made_names_its_key(parent, words, brainlab, workplace):

@@ -294,6 +294,18 @@ def _folders(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> Non
                 where=origins.where(f"data.{key}"),
                 hint=f"data.{key}=null uses simulated data",
             )
+    written = dict(_leaves(OmegaConf.to_container(cfg.data, resolve=False), "data")) if data else {}
+    for key, value in _leaves(data, "data"):
+        if not key.endswith(".checkpoint") or not isinstance(value, str) or "${stage:" in str(written.get(key)):
+            continue
+        if not Path(value).expanduser().is_file():
+            raise ConfigError(
+                key,
+                value,
+                "expected an existing file",
+                where=origins.where(key),
+                hint="a run keeps its best one as checkpoints/best.ckpt; a relative path starts where you are",
+            )
     for part, value in (plain.get("weights") or {}).items():
         key = f"weights.{part}"
         later = "${stage:" in str(_raw(cfg.weights, part))  # an earlier stage of a chain will have written it
