@@ -404,6 +404,35 @@ def test_a_broken_file_fails_or_is_skipped_and_stays_in_the_manifest(cache: Path
     assert data.describe()["status"] == {"failed": 1, "prepared": 3}
 
 
+def test_a_link_to_nothing_fails_alone(cache: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        write(tmp_path / f"good{number}_raw.fif", ["Cz", "Pz"], 30, seed=number)
+    (tmp_path / "never_fetched_raw.fif").symlink_to(tmp_path / "annex" / "object")
+    with pytest.raises(InvalidFile, match=r"never_fetched_raw\.fif: expected an existing file.*on_error=skip"):
+        ready(cache, tmp_path, split="time")
+    data = ready(cache, tmp_path, split="time", on_error="skip")
+    assert data.describe()["status"] == {"failed": 1, "prepared": 2}
+    (tmp_path / "annex").mkdir()
+    (tmp_path / "good0_raw.fif").rename(tmp_path / "annex" / "object")
+    data = ready(cache, tmp_path, split="time", on_error="skip")
+    assert data.describe()["status"] == {"prepared": 2}
+
+
+def test_training_codes_are_those_of_the_windows_and_disturb_no_loader(cache: Path, root: Path) -> None:
+    data = ready(cache, root, split="time", tokenizer=Halves)
+    loader = data.train_dataloader()
+    found = list(data.training_codes())
+    assert data.train_sampler is loader.batch_sampler
+    rows = data.stretches["train"].tolist()
+    assert [session for session, _ in found] == [session for session, *_ in rows]
+    for (session, codes), (_, start, stop) in zip(found, rows, strict=True):
+        np.testing.assert_array_equal(codes, data.codes(session, start, (stop - start) // 4))
+    short = sum(len(codes) for _, codes in data.training_codes(max_s=10.0))
+    assert 0 < short <= 10.0 * data.sfreq_hz / 4
+    with pytest.raises(InvalidValue, match=r"data\.tokenizer=null"):
+        next(ready(cache, root, split="time").training_codes())
+
+
 def test_a_tree_of_pickled_chunks_is_imported_with_its_borders(cache: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(3):

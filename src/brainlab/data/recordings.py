@@ -461,6 +461,22 @@ class MixedRecordings(LightningDataModule):
             if length:
                 yield session, self.signal(session, start, length)
 
+    def training_codes(self, max_s: float | None = None) -> Iterator[tuple[int, Int64[np.ndarray, "frame site level"]]]:
+        """(session, codes) of every training stretch, in the store's order; draws nothing and leaves loaders alone.
+
+        Args:
+            max_s: at most so many seconds in all, an equal share of every stretch.
+        """
+        if self.tokenizer is None:
+            raise InvalidValue("data.tokenizer", None, "expected a tokenizer, since codes are asked for")
+        rows = self.stretches["train"]
+        total = float((rows[:, 2] - rows[:, 1]).sum()) / self.sfreq_hz
+        share = 1.0 if max_s is None else min(1.0, max_s / total)
+        for session, start, stop in rows.tolist():
+            n_frames = int((stop - start) * share) // self.tokenizer.hop
+            if n_frames:
+                yield session, self.codes(session, start, n_frames)
+
     @property
     def shapes(self) -> Mapping[str, int]:
         """Sizes of a batch; the number of channels only where all batches agree on it."""

@@ -112,7 +112,6 @@ def prepare_source(
         files = recordings_of(source.subject, files)
     steps = {name: step for name, step in source.steps.items() if step is not None}
     conditions = getattr(source.dataset, "conditions", None)
-    parts = sorted({part for file in files for part in companions(file.path)})
     recipe = {
         "sessions": [[file.name, file.subject, file.session, file.task, file.dataset] for file in files],
         "on_error": on_error,
@@ -132,7 +131,27 @@ def prepare_source(
             root=folder,
         )
 
-    return cache.get("recordings", _plain(recipe), {"files": cache.fingerprint_files(parts, folder)}, prepare)
+    return cache.get("recordings", _plain(recipe), _contents([file.path for file in files], cache, folder), prepare)
+
+
+def _contents(paths: Sequence[Path], cache: Cache, folder: Path) -> dict[str, str]:
+    """Fingerprints of recordings; one that cannot be read stands for itself and fails alone, later.
+
+    Trees that another program fills hold links to files that were never fetched.
+    """
+    parts: set[Path] = set()
+    unreadable = {}
+    for path in paths:
+        try:
+            own = companions(path)
+            for part in own:
+                with part.open("rb"):
+                    pass
+        except OSError as error:
+            unreadable[f"unreadable {path.relative_to(folder)}"] = error.strerror or type(error).__name__
+        else:
+            parts.update(own)
+    return {"files": cache.fingerprint_files(sorted(parts), folder), **unreadable}
 
 
 def _imported(source: Source, cache: Cache, folder: Path, on_error: OnError) -> Path:
@@ -151,7 +170,7 @@ def _imported(source: Source, cache: Cache, folder: Path, on_error: OnError) -> 
         (target / MANIFEST).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
 
     parts = sorted(path for path in folder.glob("*/*.npy") if not path.parent.name.startswith("."))
-    inputs = {"files": cache.fingerprint_files(parts, folder)}
+    inputs = _contents(parts, cache, folder)
     recipe = {"import": "chunks", "name": folder.resolve().name, "on_error": on_error, "code": code_digest("io")}
     return cache.get("recordings", recipe, inputs, build)
 
