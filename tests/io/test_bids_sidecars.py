@@ -79,6 +79,16 @@ def test_events_replace_the_files_own_marks_and_count_from_the_first_sample(bids
     assert any("2 rows" in note for note in notes)
 
 
+def test_where_a_recording_was_cut_stays_known_beside_an_event_table(bids):
+    path, _ = bids
+    raw = mne.io.read_raw_fif(path, preload=True, verbose="ERROR")
+    raw.set_annotations(mne.Annotations([0.7, 2.5], [0.1, 0.0], ["own", "boundary"]))
+    raw.save(path, overwrite=True, verbose="ERROR")
+    beside(path, "events.tsv", "onset\tduration\ttrial_type\n1.0\t0\tgo\n")
+    marks = [(round(a.onset_s, 6), a.description) for a in read_recording(path).annotations]
+    assert marks == [(1.0, "go"), (2.5, "boundary")]
+
+
 def test_an_empty_event_table_changes_nothing(bids):
     path, _ = bids
     beside(path, "events.tsv", "onset\tduration\n")

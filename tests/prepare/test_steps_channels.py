@@ -116,6 +116,27 @@ def test_a_dead_sensor_is_found_before_compensation_gives_it_the_references_sign
     assert one.samples[row].std() > 0
 
 
+def test_dead_sensors_are_looked_for_in_the_training_span_alone(real_data_dir):
+    file = RecordingFile(real_data_dir / "meg" / "test_ctf_comp_raw.fif", "ctf", "d", "s", "ctf")
+
+    def spoilt(statistics):
+        one = open_session(file, {}, lambda file, n_samples, sfreq_hz: (0, n_samples // 2))
+        GradientCompensation(0)(one)
+        one.used_span_s = (0.0, 0.0)
+        row = one.rows(("mag",))[7]
+        half = one.n_samples // 2
+        one.samples[row, :half] = 0  # what comes later must not matter
+        GradientCompensation(3, statistics)(one)
+        return one, one.ch_names[row], half
+
+    one, name, half = spoilt("training")
+    assert one.facts[-1]["flat"] == [name]
+    assert one.used_span_s == (0.0, half / one.sfreq_hz)
+    one, _, _ = spoilt("recording")
+    assert one.facts[-1]["flat"] == []
+    assert one.used_span_s == (0.0, one.n_samples / one.sfreq_hz)
+
+
 def test_the_planted_bad_channels_of_simulated_meg_are_found_and_no_others(tmp_path):
     SimulatedOmega().write(tmp_path, "tiny")
     planted = json.loads(next(tmp_path.rglob("planted.json")).read_text())["sessions"]

@@ -65,6 +65,16 @@ def test_flat_sensors_are_found_and_rebuilt(raw):
     assert one.samples[5].std() > 0
 
 
+def test_bad_sensors_are_looked_for_in_the_training_span_alone(raw):
+    spoilt = raw.copy()
+    spoilt._data[5, 1100:] = 0.0
+    one = RawSession(spoilt, FILE, system=system_of(raw), training_span=lambda file, n_samples, sfreq_hz: (0, 1100))
+    Maxwell(st_duration_s=None, movement=False)(one)
+    assert one.facts[-1]["flat"] == []
+    assert one.used_span_s == (0.0, 5.5)
+    assert one.n_samples == raw.n_times
+
+
 def test_a_calibration_of_another_machine_is_one_sentence(raw, tmp_path):
     calibration = tmp_path / "sss_cal.dat"
     calibration.write_text("junk\n")

@@ -36,6 +36,8 @@ _AXES = {
 _HEAD_M = (0.02, 0.3)
 _POSITIONED = ("eeg", "seeg", "ecog", "dbs")
 _LENGTH_SHARE = 0.01
+# What says where samples are of no use or not continuous.
+_KEPT_MARKS = ("bad", "edge", "boundary")
 
 
 def apply_sidecars(raw: Any, path: Path) -> list[str]:
@@ -43,7 +45,7 @@ def apply_sidecars(raw: Any, path: Path) -> list[str]:
 
     Kinds are taken from ``_channels.tsv`` except among MEG sensors, whose coils the file knows better; channels of
     status bad join ``raw.info["bads"]``. Positions come from ``_electrodes.tsv`` where the file has none. Events of
-    ``_events.tsv`` replace the file's own marks, apart from those that start with "bad" or "edge".
+    ``_events.tsv`` replace the file's own marks, apart from those that start with "bad", "edge" or "boundary".
 
     Returns:
         one note for each thing that disagrees or could not be used.
@@ -265,7 +267,7 @@ def _events(raw: Any, path: Path) -> list[str]:
         names.append(row.get("trial_type") or row.get("value") or "event")
     if not onsets and not dropped:
         return []
-    kept = [mark for mark in raw.annotations if str(mark["description"]).lower().startswith(("bad", "edge"))]
+    kept = [mark for mark in raw.annotations if str(mark["description"]).lower().startswith(_KEPT_MARKS)]
     onsets += [mark["onset"] - raw.first_time for mark in kept]
     durations += [mark["duration"] for mark in kept]
     names += [mark["description"] for mark in kept]

@@ -303,8 +303,8 @@ def trigger_codes(raw: Any, channel: str | None = None, min_duration_s: float = 
     """Every change of a trigger channel to another code than 0, also to a smaller one, and what it starts with.
 
     A channel that goes 0, 40, 10, 0 says 40 and 10. A code that is there already at the first sample is an event at
-    sample 0, whatever its length, since its beginning is unknown; a channel that never changes says nothing. So the level that
-    a line rests at between pulses is a code as well where it is not 0.
+    sample 0, whatever its length, since its beginning is unknown; a channel that never changes says nothing. So the
+    level that a line rests at between pulses is a code as well where it is not 0.
 
     Args:
         raw: MNE object.

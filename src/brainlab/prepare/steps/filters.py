@@ -57,6 +57,8 @@ def look_ahead_s(steps: Mapping[str, Any], sfreq_hz: float) -> float:
         elif isinstance(step, Resample):
             reach += step.look_ahead_s(rate)
             rate = step.sfreq_hz
+        elif hasattr(step, "look_ahead_s"):
+            reach += step.look_ahead_s(rate)
     return reach
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,13 +26,19 @@ class GradientCompensation:
 
     Args:
         grade: 0 (none) to 3.
+        statistics: "training" looks for flat sensors in the training span only, "recording" everywhere.
     """
 
     grade: int = 3
+    statistics: Literal["training", "recording"] = "training"
 
     def __post_init__(self) -> None:
         if self.grade not in (0, 1, 2, 3):
             raise InvalidValue("grade", self.grade, "expected 0, 1, 2 or 3", where="GradientCompensation")
+        if self.statistics not in ("training", "recording"):
+            raise InvalidValue(
+                "statistics", self.statistics, "expected training or recording", where="GradientCompensation"
+            )
 
     def __call__(self, session: RawSession) -> None:
         raw = session.raw
@@ -49,7 +55,8 @@ class GradientCompensation:
             return
         # A dead sensor would get the references' signal and look alive from here on.
         rows = session.rows(("mag",))
-        spread = session.samples[rows].std(axis=1)
+        start, stop = session.span(self.statistics)
+        spread = session.samples[rows, start:stop].std(axis=1)
         dead = [session.ch_names[row] for row, one in zip(rows, spread, strict=True) if one < 1e-3 * np.median(spread)]
         raw.info["bads"] = [*raw.info["bads"], *(name for name in dead if name not in raw.info["bads"])]
         try:
@@ -76,6 +83,7 @@ class Maxwell:
         crosstalk: cross-talk file, or null.
         st_duration_s: buffer of the temporal extension, null for plain SSS.
         find_bads: look for bad channels first.
+        statistics: "training" looks for them in the training span only, "recording" everywhere.
         movement: compensate head movement where the coils were on.
 
     Source: Taulu & Simola (2006), through MNE.
@@ -86,12 +94,15 @@ class Maxwell:
     st_duration_s: float | None = 10.0
     find_bads: bool = True
     movement: bool = True
+    statistics: Literal["training", "recording"] = "training"
 
     def __post_init__(self) -> None:
         if self.st_duration_s is not None and not self.st_duration_s > 0:
             raise InvalidValue(
                 "st_duration_s", self.st_duration_s, "expected a positive number or null", where="Maxwell"
             )
+        if self.statistics not in ("training", "recording"):
+            raise InvalidValue("statistics", self.statistics, "expected training or recording", where="Maxwell")
         for name in ("calibration", "crosstalk"):
             path = getattr(self, name)
             if path is not None and not Path(path).expanduser().is_file():
@@ -127,7 +138,8 @@ class Maxwell:
             raw.del_proj()
             try:
                 if self.find_bads:
-                    noisy, flat = mne.preprocessing.find_bad_channels_maxwell(raw, verbose="ERROR", **tuned)
+                    judged = self._judged(session)
+                    noisy, flat = mne.preprocessing.find_bad_channels_maxwell(judged, verbose="ERROR", **tuned)
                     raw.info["bads"] = sorted({*raw.info["bads"], *noisy, *flat})
                 followed = self._head_position(session) if self.movement and head is not None else None
                 session.raw = mne.preprocessing.maxwell_filter(
@@ -142,6 +154,17 @@ class Maxwell:
             "Maxwell", noisy=list(noisy), flat=list(flat), st_duration_s=self._buffer(session),
             movement_compensation=followed is not None,
         )  # fmt: skip
+
+    def look_ahead_s(self, sfreq_hz: float) -> float:
+        """How far ahead of itself a sample of the result knows: the buffer of the temporal extension."""
+        return self.st_duration_s or 0.0
+
+    def _judged(self, session: RawSession) -> Any:
+        """The part of the recording in which bad channels are looked for."""
+        start, stop = session.span(self.statistics)
+        if stop - start == session.n_samples:
+            return session.raw
+        return session.raw.copy().crop(start / session.sfreq_hz, (stop - 1) / session.sfreq_hz)
 
     def _buffer(self, session: RawSession) -> float | None:
         """The buffer must fit into the recording, with an even number of samples for its overlapping windows."""
