@@ -169,6 +169,27 @@ def test_processes_that_share_a_batch_find_the_gradient_of_one(tmp_path, monkeyp
     torch.testing.assert_close((left + right) / 2, gradient, rtol=1e-3, atol=1e-5)
 
 
+class _Logged(lightning.Callback):
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: object) -> None:
+        self.rows.append({name: float(value) for name, value in trainer.logged_metrics.items()})
+
+
+def test_every_step_says_at_which_rate_and_how_far_it_went(tmp_path):
+    logged = _Logged()
+    trainer = _trainer(tmp_path, max_epochs=2, callbacks=[logged], gradient_clip_val=1e-3, log_every_n_steps=1)
+    trainer.fit(_task(weight_decay=0.02, lr=3e-3, warmup_steps=2), _loader(), _loader())
+    assert [row["train/lr"] for row in logged.rows[:3]] == pytest.approx([1.5e-3, 3e-3, 3e-3])
+    for row in logged.rows:
+        assert row["train/weight_decay"] == pytest.approx(0.02)
+        assert row["train/grad_norm"] > 1e-3
+        assert row["train/clipped"] == 1
+    assert ["train/step_s" in row for row in logged.rows[:3]] == [False, True, True]
+    assert all(row.get("train/step_s", 1) > 0 for row in logged.rows)
+
+
 def test_only_matrices_and_filters_decay(tmp_path):
     task = _task()
     task.trainer = _trainer(tmp_path, max_steps=4)

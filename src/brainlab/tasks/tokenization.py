@@ -8,6 +8,7 @@ that are present. Source: arXiv:2601.20138.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,10 @@ class Tokenization(LightningModule):
     Batches hold ``signal`` (batch, channel, time) and, where recordings lack channels, ``present`` (batch, channel);
     absent channels are zero for the network and do not count.
 
+    Logged: ``train/`` and ``val/`` ``loss`` and its terms, ``perplexity`` of the codes in use; of every optimiser step
+    ``train/lr``, ``train/weight_decay``, ``train/grad_norm`` (before clipping), ``train/clipped`` (1 where it was) and
+    ``train/step_s`` (seconds since the step before, waiting for data included); ``val/codes_used``.
+
     Args:
         network: builds the network; called with ``n_channels``.
         n_channels: channels of the data.
@@ -111,6 +116,7 @@ class Tokenization(LightningModule):
         self.pcc_weight, self.amp_weight, self.phase_weight = pcc_weight, amp_weight, phase_weight
         self.save_hyperparameters(ignore=["network"])
         self._counts: dict[str, Tensor] = {}
+        self._since: float | None = None
 
     def forward(self, signal: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
         """The signal that comes back."""
@@ -149,6 +155,25 @@ class Tokenization(LightningModule):
         self.log_dict({"train/commit": commit.detach(), "train/perplexity": perplexity(counts).mean()}, batch_size=n)
         # Gradients are averaged over processes; each of them has only its own part of the sums.
         return loss * self._n_processes
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        first = optimizer.param_groups[0]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        values = {"lr": first["lr"], "weight_decay": first["weight_decay"], "grad_norm": norm}
+        limit = self.trainer.gradient_clip_val
+        if limit:
+            values["clipped"] = (norm > limit).float()
+        now = time.perf_counter()
+        if self._since is not None:
+            values["step_s"] = now - self._since
+        self._since = now
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, on_step=True, on_epoch=False)
+
+    def on_train_epoch_start(self) -> None:
+        self._since = None  # what lies between epochs, and a validation, is no part of a step
+
+    def on_validation_start(self) -> None:
+        self._since = None
 
     @property
     def _n_processes(self) -> int:
