@@ -112,6 +112,26 @@ def test_windows_of_several_sets_come_in_one_order_with_zeros_where_nothing_is(t
             np.testing.assert_array_equal(row, raw[names.index(name)] if name in names else np.zeros(5))
 
 
+def test_one_name_for_two_electrodes_is_refused_or_kept_apart_but_never_averaged(tmp_path: Path) -> None:
+    vertex, ear, near = (0.0, 0.0, 0.1), (-0.08, 0.0, 0.0), (0.01, 0.01, 0.1)
+    store = written(
+        tmp_path,
+        [
+            ("biosemi", "eeg", [Channel("A1", "eeg", vertex), Channel("Cz", "eeg", vertex)]),
+            ("other_head", "eeg", [Channel("A1", "eeg", near), Channel("Cz", "eeg")]),
+            ("ears", "eeg", [Channel("A1", "eeg", ear), Channel("Cz", "eeg", near)]),
+        ],
+    )
+    with pytest.raises(InvalidValue, match=r"channel=A1: .* 13 cm apart in biosemi and ears .*data\.layout=separate"):
+        canonical_layout(store.sessions)
+    layout = canonical_layout(store.sessions, merge=False)
+    assert [channel.name for channel in layout.channels] == ["eeg:A1", "Cz", "eeg:A1#2"]
+    assert layout.channels[2].position == pytest.approx(ear)
+    assert [places.tolist() for places in layout.places] == [[0, 1], [0, 1], [2, 1]]
+    assert channel_sets(store.sessions) == [0, 0, 1]
+    assert canonical_layout(store.sessions[:2]).channels[0].position == pytest.approx((0.005, 0.005, 0.1))
+
+
 def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     store = written(tmp_path, [("a", "eeg", [Channel("Cz"), Channel("Cz")])])
     with pytest.raises(InvalidValue, match=r"channel=Cz: expected every name once \(a\)"):

@@ -1,12 +1,14 @@
 """One order of channels for recordings that differ in theirs.
 
 Two sensors are one where the system, the name and the type agree: channels of two systems are never merged, however
-near they lie, and jitter of a position does not make a second channel. What a recording lacks is filled with zeros and
-marked as absent.
+near they lie, and jitter of a position does not make a second channel. EEG has no system to tell caps by, and the A1 of
+one cap is another electrode than the A1 of the next: sensors of one name that lie centimetres apart stay two. What a
+recording lacks is filled with zeros and marked as absent.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +33,10 @@ __all__ = [
 ]
 
 _PLANAR_STEPS = 1e4
+# Digitised positions of one electrode differ by a centimetre or two among heads and placements, those of two by more.
+_SAME_PLACE_M = 0.03
+
+Key = tuple[str, str, str, int]
 
 
 def system_of(session: Session) -> str:
@@ -42,6 +48,36 @@ def _key(system: str, channel: Channel) -> tuple[str, str, str]:
     # CTF names end in the serial number of the electronics, which changes when the system is serviced.
     name = channel.name.split("-")[0] if system.startswith("ctf") else channel.name
     return system, name, channel.kind
+
+
+def _keys(sessions: Sequence[Session], refuse: bool) -> list[list[Key]]:
+    """Per session the key of each of its channels; the last part counts places that one name has."""
+    places: dict[tuple[str, str, str], list[tuple[tuple[float, ...], str]]] = {}
+    found = []
+    for session in sessions:
+        system = system_of(session)
+        keys: list[Key] = []
+        for channel in session.channels:
+            base = _key(system, channel)
+            here, known = channel.position, places.setdefault(base, [])
+            if here is None or not np.isfinite(here).all():
+                keys.append((*base, 0))
+                continue
+            apart = [math.dist(here, place) for place, _ in known]
+            number = next((n for n, metres in enumerate(apart) if metres <= _SAME_PLACE_M), len(known))
+            if number == len(known):
+                if known and refuse:
+                    raise InvalidValue(
+                        "channel", channel.name,
+                        f"expected one place in all recordings, found it {100 * min(apart):.0f} cm apart in"
+                        f" {known[int(np.argmin(apart))][1]} and {session.name}",
+                        where="data.layout",
+                        hint="data.layout=separate keeps unlike caps apart; data.include chooses recordings of one cap",
+                    )  # fmt: skip
+                known.append((here, session.name))
+            keys.append((*base, number))
+        found.append(keys)
+    return found
 
 
 @dataclass(frozen=True)
@@ -78,49 +114,49 @@ class ChannelLayout:
         return out
 
 
-def canonical_layout(sessions: Sequence[Session]) -> ChannelLayout:
+def canonical_layout(sessions: Sequence[Session], merge: bool = True) -> ChannelLayout:
     """The layout keyed by (system, channel name, type), in order of first sight.
 
+    Args:
+        sessions: of one store.
+        merge: sensors of one key are meant to be one. Without, those that lie more than 3 cm apart have rows of their
+            own, for batches that hold one channel set each.
+
     Raises:
-        InvalidValue: if a session has two channels of one key.
+        InvalidValue: if a session has two channels of one key, or, to be merged, two sessions have one at places
+            that lie more than 3 cm apart.
     """
-    seen: dict[tuple[str, str, str], list[Channel]] = {}
-    places = []
-    for session in sessions:
-        system = system_of(session)
-        keys = [_key(system, channel) for channel in session.channels]
+    seen: dict[Key, list[Channel]] = {}
+    places = _keys(sessions, refuse=merge)
+    for session, keys in zip(sessions, places, strict=True):
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
             raise InvalidValue("channel", twice[1], "expected every name once", where=session.name)
         for key, channel in zip(keys, session.channels, strict=True):
             seen.setdefault(key, []).append(channel)
-        places.append(keys)
     row = {key: number for number, key in enumerate(seen)}
-    names = [name for _, name, _ in seen]
+    names = [name for _, name, _, _ in seen]
     channels = tuple(
         Channel(
-            name if names.count(name) == 1 else f"{system}:{name}",
+            (name if names.count(name) == 1 else f"{system}:{name}") + (f"#{n + 1}" if n else ""),
             kind,
             _mean([channel.position for channel in found]),
             _mean([channel.orientation for channel in found], unit=True),
             found[0].unit,
         )
-        for (system, name, kind), found in seen.items()
+        for (system, name, kind, n), found in seen.items()
     )
     return ChannelLayout(
         channels,
-        tuple(system for system, _, _ in seen),
+        tuple(system for system, *_ in seen),
         tuple(np.array([row[key] for key in keys], dtype=np.int64) for keys in places),
     )
 
 
 def channel_sets(sessions: Sequence[Session]) -> list[int]:
-    """Number of the channel set of every session, counted in order of first sight."""
+    """Number of the channel set of every session, counted in order of first sight; unlike caps are two sets."""
     known: dict[Hashable, int] = {}
-    return [
-        known.setdefault(tuple(_key(system_of(session), channel) for channel in session.channels), len(known))
-        for session in sessions
-    ]
+    return [known.setdefault(tuple(keys), len(known)) for keys in _keys(sessions, refuse=False)]
 
 
 @dataclass(frozen=True)

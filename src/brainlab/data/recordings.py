@@ -166,7 +166,7 @@ class MixedRecordings(LightningDataModule):
                 "sfreq_hz", ", ".join(f"{rate:g}" for rate in rates), "expected one rate in all recordings",
                 where="data.steps", hint="a Resample step brings them to one",
             )  # fmt: skip
-        self._layout = canonical_layout(store.sessions)
+        self._layout = canonical_layout(store.sessions, merge=self.layout_kind == "canonical")
         self.channel_sets = channel_sets(store.sessions)
         self._seen = CanonicalStore(store, self._layout)
         self._segments = [usable_segments(session) for session in store.sessions]
