@@ -153,10 +153,24 @@ def test_rows_together_are_each_row_alone():
     together = paired_rows(rows, 300, 2, clusters)
     for row, found in zip(rows, together, strict=True):
         assert found == paired(row, 300, 2, clusters)
-        kept = row[np.isfinite(row)]
-        assert found["n"] == len(kept)
-        if len(kept):
-            assert found["p"] == pytest.approx(wilcoxon(kept).pvalue)
+        defined = np.isfinite(row)
+        assert found["n"] == defined.sum()
+        if defined.any():
+            medians = [np.median(row[defined & (clusters == c)]) for c in np.unique(clusters[defined])]
+            assert found["n_clusters"] == len(medians)
+            assert found["p"] == pytest.approx(wilcoxon(medians).pvalue)
+
+
+def test_a_pure_session_effect_is_no_finding():
+    """16 contexts of 6 sessions, each with its session's luck: the test keeps its level, the interval is as wide."""
+    rng = np.random.default_rng(0)
+    sessions = np.arange(16) % 6
+    change = rng.standard_normal((400, 6))[:, sessions] + 0.2 * rng.standard_normal((400, 16))
+    single, clustered = paired_rows(change, 50), paired_rows(change, 50, clusters=sessions)
+    assert np.mean([found["p"] < 0.05 for found in single]) > 0.15
+    assert np.mean([found["p"] < 0.05 for found in clustered]) < 0.06
+    width = [np.mean([found["high"] - found["low"] for found in each]) for each in (single, clustered)]
+    assert width[1] > 1.2 * width[0]
 
 
 def test_correction_for_many_tests():

@@ -116,3 +116,29 @@ def test_features_without_numbers_are_left_out_of_windows():
         {"a": values, "token_entropy": values * np.nan}, {"a": values, "token_entropy": values * np.nan}
     )
     assert list(found.to_dict()["generated"]) == ["a"]
+
+
+@pytest.mark.parametrize("n", [6, 16])
+def test_a_perfect_generator_of_few_contexts_lies_outside_as_often_as_real_recordings(n):
+    rng = np.random.default_rng(n)
+    made, true, naive = [], [], []
+    for _ in range(300):
+        real, generated = ({"a": rng.standard_normal((n, 3)), "b": rng.random((n, 3))} for _ in range(2))
+        found = compare_windows(generated, real)
+        of_generated, of_real = found.outside_others()
+        assert of_generated.shape == (n,)
+        made.append(of_generated.mean())
+        true.append(of_real.mean())
+        naive.append(found.outside_rate().mean())
+    assert np.mean(made) == pytest.approx(np.mean(true), abs=0.02)
+    assert np.mean(naive) > 0.17  # a tenth is what the range's own recordings score
+    two = compare_windows({"a": np.ones((2, 1))}, {"a": np.ones((2, 1))})
+    assert np.isnan(two.outside_others()[0]).all()
+
+
+def test_every_rollout_of_a_context_is_judged_by_the_other_contexts():
+    real = {"a": np.array([[0.0], [1.0], [2.0], [3.0]])}
+    generated = {"a": np.array([[0.0], [2.0], [9.0], [9.0], [2.0], [9.0], [-9.0], [1.0]])}
+    of_generated, of_real = compare_windows(generated, real).outside_others()
+    np.testing.assert_allclose(of_generated, [0.5, 1.0, 0.5, 0.5])
+    np.testing.assert_allclose(of_real, [1.0, 0.0, 0.0, 1.0])

@@ -2,7 +2,8 @@
 
 Four lines are followed over growing prefixes: ``correct`` (generated i, real i), ``target_swap`` (generated i, real j),
 ``prompt_swap`` (generated j, real i) and ``real_real`` (real i, real j), the floor that two independent recordings of
-the same kind keep between them. The unit of every statistic is the context.
+the same kind keep between them. The unit of every statistic is the context, or the cluster (session) of contexts that
+are not independent of one another.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ class Divergence:
             n_bootstrap: resamplings of the median.
             seed: of the resampling.
             correction: for testing 36 distances at once.
-            clusters: contexts with the same number are resampled together (one session's contexts are not
-                independent); null: every context on its own.
+            clusters: contexts with the same number count as one (a session's contexts are not independent); see
+                :func:`paired`. Null: every context on its own.
         """
         found: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for control in CONTROLS:
@@ -226,11 +227,13 @@ def paired(
 ) -> dict[str, float | int | None]:
     """Median of paired differences with its interval, share above 0 and the Wilcoxon signed-rank test. JSON-ready.
 
-    Contexts without a value are left out (``n`` says how many are in); a null stands where nothing can be said.
+    Contexts without a value are left out (``n`` says how many are in); a null stands where nothing can be said. With
+    ``clusters`` the bootstrap draws whole clusters, and the test is over the medians of the clusters: sixteen contexts
+    of six sessions that share their session's luck are six observations, not sixteen.
 
     Returns:
-        ``n``, ``median``, ``low`` and ``high`` (95 % percentile bootstrap of the median), ``share_positive``,
-        ``p`` (two-sided).
+        ``n``, ``n_clusters`` (the independent units), ``median`` over contexts, ``low`` and ``high`` (95 % percentile
+        bootstrap of the median), ``share_positive`` of the contexts, ``p`` (two-sided).
 
     Source: Wilcoxon (1945); Efron and Tibshirani (1993), chapter 13.
     """
@@ -245,7 +248,7 @@ def paired_rows(
 ) -> list[dict[str, float | int | None]]:
     """:func:`paired` of many rows about the same contexts, which share the resamplings."""
     change = np.asarray(change, dtype=np.float64)
-    nothing = {"n": 0, "median": None, "low": None, "high": None, "share_positive": None, "p": None}
+    nothing = {"n": 0, "n_clusters": 0, "median": None, "low": None, "high": None, "share_positive": None, "p": None}
     found: list[dict[str, float | int | None]] = [dict(nothing) for _ in change]
     patterns, pattern_of = np.unique(np.isfinite(change), axis=0, return_inverse=True)
     for number, defined in enumerate(patterns):
@@ -255,10 +258,13 @@ def paired_rows(
         values = change[rows][:, defined]
         groups = np.arange(values.shape[1]) if clusters is None else np.asarray(clusters)[defined]
         low, high = bootstrap_medians(values, groups, n_bootstrap, seed)
-        p = _signed_rank(values)
+        members = [groups == group for group in np.unique(groups)]
+        units = values if clusters is None else np.stack([np.median(values[:, own], axis=1) for own in members], axis=1)
+        p = _signed_rank(units)
         for place, row in enumerate(rows.tolist()):
             found[row] = {
                 "n": values.shape[1],
+                "n_clusters": len(members),
                 "median": float(np.median(values[place])),
                 "low": float(low[place]),
                 "high": float(high[place]),
@@ -269,7 +275,7 @@ def paired_rows(
 
 
 def _signed_rank(values: Float[np.ndarray, "row context"]) -> Float[np.ndarray, " row"]:
-    """Two-sided Wilcoxon signed-rank test of each row; NaN where nothing differs or one context is left."""
+    """Two-sided Wilcoxon signed-rank test of each row; NaN where nothing differs or one unit is left."""
     from scipy.stats import wilcoxon
 
     p = np.full(len(values), np.nan)
