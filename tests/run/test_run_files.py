@@ -89,6 +89,22 @@ def test_the_report_of_recorded_data_has_no_banner(tmp_path: Path) -> None:
     assert "ceiling 0.8" in text
 
 
+@pytest.mark.parametrize(("better", "words"), [("lower", "← better"), ("higher", "better →")])
+def test_the_report_says_first_what_was_found_and_which_way_is_good(tmp_path: Path, better: str, words: str) -> None:
+    metric = {"name": "distance", "value": 0.3, "control": 0.4, "ceiling": 0.1, "better": better, "note": "what it is"}
+    results = {
+        "experiment": "x", "state": "COMPLETED", "data_source": "files", "run_dir": "/r", "headline": "distance",
+        "monitor": {"metric": "val/loss", "mode": "min"}, "metrics": {"distance": metric},
+        "notes": ["The model is nearer than the control."],
+        "tables": [{"name": "t", "caption": "A long table", "header": ["a"], "rows": [[1]]}],
+    }  # fmt: skip
+    text = render(results, tmp_path)
+    verdict = text.index("The model is nearer than the control.")
+    assert text.index('class="number"') < verdict < text.index("<h2>Metrics</h2>") < text.index("A long table")
+    assert words in text
+    assert re.search(r'<td colspan="5">what it is</td>', text)
+
+
 def test_a_failed_run_says_so_once_and_keeps_its_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(RuntimeError, match="planned failure") as caught:

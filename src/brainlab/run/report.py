@@ -87,7 +87,6 @@ def render(
         scale=_scale(headline) if headline else None,
         metrics=metrics,
         columns=[name for name in _REFERENCES if any(metric[name] is not None for metric in metrics)],
-        any_note=any(metric["note"] for metric in metrics),
         figures=[picture for figure in results.get("figures") or [] if (picture := _picture(figure, folder))],
         training=_base64(training) if training is not None and training.exists() else None,
         data_facts=[
@@ -146,7 +145,13 @@ def _scale(metric: Mapping[str, Any]) -> dict[str, Any] | None:
     def place(value: float) -> float:
         return round(_LEFT + (_RIGHT - _LEFT) * (value - low) / span, 1)
 
-    y, marks = 26, []
+    y, marks = 40, []
+    # Where small is good, the ceiling lies left of chance: the scale says which way to read it.
+    better = (
+        {"text": "← better", "x": _LEFT, "anchor": "start", "y": 14}
+        if metric["better"] == "lower"
+        else {"text": "better →", "x": _RIGHT, "anchor": "end", "y": 14}
+    )
     for row, (name, value) in enumerate(references):
         x = place(value)
         anchor = "start" if x < 200 else "end" if x > 440 else "middle"
@@ -158,6 +163,7 @@ def _scale(metric: Mapping[str, Any]) -> dict[str, Any] | None:
         "low": None if metric["low"] is None or metric["high"] is None else place(metric["low"]),
         "high": None if metric["low"] is None or metric["high"] is None else place(metric["high"]),
         "marks": marks,
+        "better": better,
     }
 
 
