@@ -12,7 +12,8 @@ timer::
 Both sides move bytes and little else. The store moves a window of singles, whatever the rate; the peer a chunk of
 doubles, so the ratio depends on the rate at which the chunks are kept: 100 Hz (prepared), 500 Hz (a session of 30,000
 samples is one chunk) or 1200 Hz (CTF's own). A chunk above 32 MiB costs more than its bytes, because the C library
-then gives its memory back to the system each time.
+then gives its memory back to the system each time. The target is asked of every rate, and the exit status is 1 where
+one misses it: at low rates a chunk has not a hundred times the bytes of a window.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sessions", type=int, default=8, help="sessions of 68 channels")
     parser.add_argument("--samples", type=int, default=30_000, help="samples of a session, at least one whole chunk")
     parser.add_argument("--batches", type=int, default=2, help="batches of 64 windows in one turn")
-    parser.add_argument("--repeats", type=int, default=7, help="timed turns of each side")
-    parser.add_argument("--target", type=float, default=TARGET, help="smallest ratio that passes at the last rate")
+    parser.add_argument("--repeats", type=int, default=5, help="timed turns of each side")
+    parser.add_argument("--target", type=float, default=TARGET, help="smallest ratio that passes, at every rate")
     parser.add_argument("--folder", type=Path, help="where the data is written (default: a temporary folder)")
     options = parser.parse_args(arguments)
     print("chunk windows:", environment("numpy"))
@@ -52,14 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{BATCH} windows x {CHANNELS} channels x {LENGTH} samples float32 per batch, {options.sessions} sessions, "
         "1 thread, warm page cache"
     )
-    reached = True
-    for number, rate in enumerate(options.rates):
+    good = {}
+    for rate in options.rates:
         samples = max(options.samples, int(rate * CHUNK_S))
-        targets = {PEER: options.target} if number == len(options.rates) - 1 else {}
         print(f"chunks of {int(rate * CHUNK_S)} samples ({CHUNK_S:g} s at {rate:g} Hz), sessions of {samples}:")
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            reached &= compare(Path(folder), rate, samples, targets, options)
-    return 0 if reached else 1
+            good[rate] = compare(Path(folder), rate, samples, {PEER: options.target}, options)
+    reached = [f"{rate:g} Hz" for rate, passed in good.items() if passed]
+    print(
+        f"target {options.target:g}x reached at: {', '.join(reached) or 'no rate'} (of "
+        f"{', '.join(f'{rate:g}' for rate in good)} Hz); 60 s are more samples at a higher rate, a window is not"
+    )
+    return 0 if all(good.values()) else 1
 
 
 def compare(folder: Path, rate: float, samples: int, targets: dict[str, float], options: argparse.Namespace) -> bool:

@@ -19,23 +19,19 @@ def benchmark(monkeypatch):
     sys.modules.pop("side_by_side", None)
 
 
+SMALL = ["--sessions", "2", "--samples", "5000", "--rates", "40", "80", "--batches", "1", "--repeats", "1"]
+
+
 def test_both_sides_of_the_benchmark_read_the_same_windows(benchmark, tmp_path, capsys):
-    small = [
-        "--sessions",
-        "2",
-        "--samples",
-        "5000",
-        "--rate",
-        "40",
-        "--batches",
-        "1",
-        "--repeats",
-        "1",
-        "--target",
-        "0",
-    ]
-    assert benchmark.main([*small, "--folder", str(tmp_path)]) == 0
+    assert benchmark.main([*SMALL, "--target", "0", "--folder", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "equal on both sides" in printed
     assert "ratio to ours" in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_target_is_asked_of_every_rate(benchmark, tmp_path, capsys):
+    assert benchmark.main([*SMALL, "--target", "1e9", "--folder", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("target 1e+09x MISSED") == 2
+    assert "reached at: no rate (of 40, 80 Hz)" in printed
