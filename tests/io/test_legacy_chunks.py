@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 import hypothesis.strategies as st
 import numpy as np
@@ -20,7 +21,12 @@ def save(path, content):
     box = np.empty((), dtype=object)
     box[()] = content
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, box, allow_pickle=True)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)  # for entries of many levels
+    try:
+        np.save(path, box, allow_pickle=True)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def chunk(data, **entries):
@@ -113,6 +119,9 @@ def test_a_store_keeps_borders_events_and_bads_apart_from_the_samples(tree, tmp_
     assert session.attrs["subject"] == "sub-01"
     assert session.attrs["scalers"] is None
     assert store.sessions[1].events == ()
+    # What the older system took its statistics from is not known, which must not read as "nothing".
+    assert session.attrs["span"] is None
+    assert session.attrs["statistics"] == "unknown"
 
 
 def test_scalers_of_the_chunks_are_kept(tmp_path):
@@ -219,6 +228,74 @@ def test_a_session_that_fails_costs_nothing_of_the_others_and_is_in_the_rows(tre
     store = Store(tmp_path / "store")
     assert [session.name for session in store.sessions] == ["sub-01_ses-1_rest", "sub-02_rest"]
     np.testing.assert_array_equal(store.read(1), data[:2].astype(np.float32))
+
+
+def deep(levels):
+    entry = []
+    for _ in range(levels):
+        entry = [entry]
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("sfreq", None), ("sfreq", "abc"), ("sfreq", [10.0]), ("sfreq", -1.0), ("sfreq", np.nan), ("sfreq", True),
+        ("ch_names", 5), ("ch_names", "abc"), ("ch_names", [1, 2, 3]), ("ch_names", None),
+        ("ch_types", [1, None, 1]), ("ch_types", [1, 1.5, 1]), ("ch_types", 1),
+        ("pos_3d", "x"), ("pos_3d", [[0.1], [0.1, 0.2], [0.3]]), ("pos_3d", 7), ("ori_3d", [["a", "b", "c"]] * 3),
+        ("mulaw_mu", "a"), ("mulaw_mu", [1]), ("mulaw_scale", "a"), ("mulaw_scale", deep(3)), ("max_abs", {"a": 1}),
+        ("predictor_kind", 5), ("bad_channels", 5), ("bad_channels", "MEG0111"), ("bad_channels", [None]),
+        ("scalers", 5), ("scalers", {"centre": [0.0], "scale": [1.0], "unit": "T"}), ("pos_2d", deep(3000)),
+    ],
+)  # fmt: skip
+def test_an_entry_of_a_wrong_type_is_one_sentence_with_file_and_costs_nothing_of_the_others(tmp_path, entry, value):
+    write_chunks(tmp_path / "tree/good", np.ones((3, 8)), 10.0, NAMES, [1, 1, 1], POS_2D)
+    save(tmp_path / "tree/wrong/0.npy", chunk(np.ones((3, 8)), **{entry: value}))
+    rows = convert_chunk_tree(tmp_path / "tree", tmp_path / "store", on_error="skip")
+    assert [row["status"] for row in rows] == ["prepared", "failed"]
+    assert "wrong/0.npy" in rows[1]["error"]
+    assert (entry if entry != "pos_2d" else "levels") in rows[1]["error"]
+    assert "\n" not in rows[1]["error"]
+
+
+class Huge:
+    def __init__(self, kind, *values):
+        self.values = kind, values
+
+    def __reduce__(self):
+        return self.values
+
+
+@pytest.mark.parametrize(
+    "huge", [Huge(bytearray, 10**12), Huge(bytes, 10**12), Huge(list, range(10**12)), Huge(np.ndarray, (10**6, 10**6))]
+)
+def test_a_few_bytes_that_ask_for_a_terabyte_are_one_sentence(tmp_path, huge):
+    save(tmp_path / "tree/wrong/0.npy", chunk(np.ones((3, 8)), note=huge))
+    with pytest.raises(InvalidFile, match=r"wrong/0\.npy: expected"):
+        convert_chunk_tree(tmp_path / "tree", tmp_path / "store")
+
+
+@pytest.mark.parametrize("value", [1e12, -1e12, np.nan, np.inf])
+def test_numbers_that_are_no_signal_are_refused_with_their_chunk_and_channel(tmp_path, value):
+    data = np.ones((3, 30))
+    data[1, 25] = value
+    write_chunks(tmp_path / "tree/s", data, 10.0, NAMES, [1, 1, 1], POS_2D, chunk_s=1.0)
+    with pytest.raises(InvalidFile, match=r"s/2\.npy: expected finite .*channel MEG0112, sample 5"):
+        convert_chunk_tree(tmp_path / "tree", tmp_path / "store")
+
+
+def test_a_session_without_samples_is_refused(tmp_path):
+    save(tmp_path / "tree/s/0.npy", chunk(np.ones((3, 0))))
+    with pytest.raises(InvalidFile, match="expected samples"):
+        read_chunk_tree(tmp_path / "tree")
+
+
+def test_rates_that_differ_between_sessions_are_refused_with_a_way_out_that_exists(tmp_path):
+    save(tmp_path / "tree/a/0.npy", chunk(np.ones((3, 8))))
+    save(tmp_path / "tree/b/0.npy", chunk(np.ones((3, 8)), sfreq=20.0))
+    with pytest.raises(InvalidFile, match=r"10 Hz \(a\), 20 Hz \(b\).* Hint: imported chunks are not resampled"):
+        convert_chunk_tree(tmp_path / "tree", tmp_path / "store")
 
 
 def test_a_missing_chunk_is_noted_and_stays_a_border(tree, tmp_path):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,9 @@ _KNOWN = (*_NEEDED, "pos_2d", "pos_3d", "ori_3d", "session", "bad_channels")
 # Numbers are FIFF's channel kinds; they do not tell gradiometers from magnetometers.
 _BY_NUMBER = {1: "mag", 2: "eeg", 3: "stim", 202: "eog", 301: "ref_meg", 302: "emg", 402: "ecg", 502: "misc"}
 _SCALES = ("mulaw_scale", "max_abs")
+_DEEPEST = 8
+# Beyond any unit of a brain's signal: what a damaged file, or one of another kind, holds.
+_LARGEST = 1e10
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,28 @@ class ChunkSession:
     def recording(self) -> Recording:
         """The same as a recording that is read in pieces; its unit is that of the chunks."""
         return Recording(
-            read=lambda picks, start, stop: self.read(start, stop)[list(picks)],
+            read=lambda picks, start, stop: self._checked(start, stop)[list(picks)],
             n_samples=self.n_samples,
             sfreq_hz=self.sfreq_hz,
             channels=self.channels,
             provenance={"file": str(self.files[0].parent), "reader": "chunks", "notes": list(self.notes)},
         )
+
+    def _checked(self, start: int, stop: int) -> np.ndarray:
+        """Samples that can be stored; the sentence about others names the chunk."""
+        pieces = [np.zeros((len(self.channels), 0))]
+        for rows, path, first in self._pieces(start, stop):
+            piece = self._decoded(rows, path)[: len(self.channels)]
+            wrong = ~(np.abs(piece) < _LARGEST)  # also what is no number
+            if wrong.any():
+                row, column = np.argwhere(wrong)[0].tolist()
+                raise InvalidFile(
+                    "chunk", path,
+                    f"expected finite numbers below {_LARGEST:g}, found {piece[row, column]:g} (channel"
+                    f" {self.channels[row].name}, sample {max(start - first, 0) + column})",
+                )  # fmt: skip
+            pieces.append(piece)
+        return np.concatenate(pieces, axis=1)
 
     def _pieces(self, start: int, stop: int) -> Any:
         for path, first, end in zip(self.files, self.starts, self.starts[1:], strict=False):
@@ -170,7 +189,18 @@ def convert_chunk_tree(
             listed = "; ".join(f"{error.value}: {error.expected}" for error in errors[:_LISTED])
             more = f"; and {len(errors) - _LISTED} more" if len(errors) > _LISTED else ""
             raise InvalidFile("chunk tree", root, f"{len(errors)} of {len(rows)} sessions failed: {listed}{more}")
+        _expect_one_rate(rows, root)
     return rows
+
+
+def _expect_one_rate(rows: list[dict[str, Any]], root: Path | str) -> None:
+    rates = {row["sfreq_hz"]: row["session"] for row in reversed(rows) if row["status"] == "prepared"}
+    if len(rates) > 1:
+        listed = ", ".join(f"{rate:g} Hz ({name})" for rate, name in sorted(rates.items())[:_LISTED])
+        raise InvalidFile(
+            "chunk tree", root, f"expected sessions of one sampling rate, found {listed}",
+            hint="imported chunks are not resampled: put the sessions of each rate into a folder of their own",
+        )  # fmt: skip
 
 
 def _convert(session: ChunkSession, subject: str, writer: StoreWriter) -> dict[str, Any]:
@@ -191,8 +221,10 @@ def _convert(session: ChunkSession, subject: str, writer: StoreWriter) -> dict[s
         "recording": session.name, "file": session.name,
     }  # fmt: skip
     attrs = {
-        **names, **facts, "segments": session.segments, "scalers": session.facts.get("scalers"),
-        "conditions": conditions, "legacy": session.facts,
+        # Nobody knows which samples the older system took its statistics from.
+        **names, **facts, "segments": session.segments, "span": None, "statistics": "unknown",
+        "scalers": session.facts.get("scalers"), "conditions": conditions,
+        "legacy": session.facts,
     }  # fmt: skip
     writer.add_session(session.name, session.recording(), events=events, attrs=attrs)
     for note in session.notes:
@@ -278,7 +310,10 @@ def _chunks(folder: Path) -> list[Path]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    chunk = load_npy(path, memory_map=True)
+    try:
+        chunk = load_npy(path, memory_map=True)
+    except MemoryError:
+        raise InvalidFile("chunk", path, "expected content that fits into memory") from None
     if not isinstance(chunk, dict):
         raise InvalidFile("chunk", path, f"expected a dictionary, found {type(chunk).__name__}")
     missing = [key for key in _NEEDED if key not in chunk]
@@ -287,7 +322,59 @@ def _load(path: Path) -> dict[str, Any]:
     data = chunk["data"]
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.dtype.kind not in "fiu":
         raise InvalidFile("chunk", path, "expected data of numbers (channel, time)")
-    return chunk
+    try:
+        entries = {key: _plain(value) for key, value in chunk.items() if key != "data"}
+    except RecursionError as error:
+        raise InvalidFile("chunk", path, f"expected entries of at most {_DEEPEST} levels ({error})") from None
+    for key, expected, fits in _EXPECTED:
+        if entries.get(key) is None and key not in _NEEDED:
+            continue
+        if not fits(entries[key]):
+            raise InvalidFile("chunk", path, f"expected {expected} as {key}, found {str(entries[key])[:60]}")
+    return {**entries, "data": data}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _numbers(value: Any) -> bool:
+    """A number, or a list or a column of numbers."""
+    if not isinstance(value, list):
+        return _number(value)
+    entries = [entry[0] if isinstance(entry, list) and len(entry) == 1 else entry for entry in value]
+    return bool(entries) and all(map(_number, entries))
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _kinds(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(entry, str) or (_number(entry) and entry == int(entry)) for entry in value
+    )
+
+
+def _scalers(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(key), list) and all(map(_number, value[key])) for key in ("centre", "scale"))
+        and (isinstance(value.get("unit"), str) or _texts(value.get("unit")))
+    )
+
+
+# Entry → what it must be; those that are not needed may be missing or None.
+_EXPECTED: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("sfreq", "a sampling rate above 0", lambda value: _number(value) and value > 0),
+    ("ch_names", "a list of names", _texts),
+    ("ch_types", "a list of names or numbers of types", _kinds),
+    ("bad_channels", "a list of names", _texts),
+    ("mulaw_mu", "a number above 0", lambda value: _number(value) and value > 0),
+    *((key, "one number or one per channel", _numbers) for key in _SCALES),
+    ("predictor_kind", "a name", lambda value: isinstance(value, str)),
+    ("scalers", "centre and scale of every channel, and their unit", _scalers),
+)
 
 
 def _session(name: str, files: list[Path]) -> ChunkSession:
@@ -297,10 +384,10 @@ def _session(name: str, files: list[Path]) -> ChunkSession:
     for path in files:
         chunk = _load(path)
         if not first:
-            first, names = chunk, [str(entry) for entry in chunk["ch_names"]]
+            first, names = chunk, chunk["ch_names"]
         rows = len(chunk["data"])
         same = ("ch_names", "sfreq", "mulaw_mu", *_SCALES, "predictor_kind")
-        changed = next((key for key in same if not _equal(chunk.get(key), first.get(key))), None)
+        changed = next((key for key in same if chunk.get(key) != first.get(key)), None)
         if changed or rows != len(first["data"]):
             raise InvalidFile("chunk", path, f"expected the {changed or 'number of rows'} of {files[0].name}")
         starts.append(starts[-1] + chunk["data"].shape[1])
@@ -309,24 +396,28 @@ def _session(name: str, files: list[Path]) -> ChunkSession:
         raise InvalidFile(
             "chunk", here, f"expected {len(names)} rows of channels and at most one of events, not {n_rows}"
         )
+    if not starts[-1]:
+        raise InvalidFile("chunk", here, "expected samples, the session holds none")
     if first["data"].dtype.kind != "f":
         _expect_decodable(first, here)
+        scale = _scale(first)
+        if scale is not None and scale.ndim and len(scale) not in (1, n_rows):
+            raise InvalidFile("chunk", here, f"expected one scale or {n_rows}, one per row, found {len(scale)}")
+    if first.get("scalers") is not None and {len(first["scalers"][key]) for key in ("centre", "scale")} != {len(names)}:
+        raise InvalidFile("chunk", here, f"expected scalers of {len(names)} channels")
     numbers = [int(path.stem) for path in files]
     gaps = sorted(set(range(numbers[-1] + 1)) - set(numbers))
     if gaps:
         notes.append(f"chunks {', '.join(map(str, gaps[:8]))} are missing: time stands still there")
-    rate = float(first["sfreq"])
-    if not math.isfinite(rate) or rate <= 0:
-        raise InvalidFile("chunk", here, f"expected a sampling rate, found {first['sfreq']}")
-    facts = {key: _plain(value) for key, value in first.items() if key not in (*_NEEDED, "session", "bad_channels")}
+    facts = {key: value for key, value in first.items() if key not in (*_NEEDED, "session", "bad_channels")}
     return ChunkSession(
         name=name,
         files=tuple(files),
         starts=tuple(starts),
-        sfreq_hz=rate,
+        sfreq_hz=float(first["sfreq"]),
         channels=_channels(first, names, here),
         has_events=n_rows == len(names) + 1,
-        bads=tuple(str(entry) for entry in _several(first.get("bad_channels"))),
+        bads=tuple(first.get("bad_channels") or ()),
         facts={key: value for key, value in facts.items() if key not in ("pos_3d", "ori_3d")},
         notes=tuple(notes),
     )
@@ -354,7 +445,7 @@ def _scale(facts: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def _channels(chunk: dict[str, Any], names: list[str], path: Path) -> tuple[Channel, ...]:
-    kinds = _several(chunk["ch_types"])
+    kinds = chunk["ch_types"]
     places, directions = (_rows(chunk.get(key), len(names), key, path) for key in ("pos_3d", "ori_3d"))
     if len(kinds) != len(names):
         raise InvalidFile("chunk", path, f"expected a type for each of {len(names)} channels, found {len(kinds)}")
@@ -378,7 +469,10 @@ def _kind(name: str, kind: Any) -> str:
 def _rows(values: Any, n_rows: int, name: str, path: Path) -> list[Any]:
     if values is None:
         return [None] * n_rows
-    table = np.asarray(values, dtype=float)
+    try:
+        table = np.array([[math.nan if entry is None else float(entry) for entry in row] for row in values])
+    except (TypeError, ValueError):
+        raise InvalidFile("chunk", path, f"expected {name} of shape ({n_rows}, 3), found other entries") from None
     if table.shape != (n_rows, 3):
         raise InvalidFile("chunk", path, f"expected {name} of shape ({n_rows}, 3), found {table.shape}")
     return list(table)
@@ -397,21 +491,20 @@ def _codes(row: np.ndarray, path: Path) -> np.ndarray:
     return rounded.astype(np.int64)
 
 
-def _several(values: Any) -> list[Any]:
-    return [] if values is None else list(np.asarray(values).tolist() if isinstance(values, np.ndarray) else values)
+def _plain(value: Any, depth: int = 0) -> Any:
+    """The same in JSON's types; deeper than any entry of a chunk is not followed.
 
-
-def _equal(first: Any, second: Any) -> bool:
-    return bool(np.array_equal(np.asarray(first), np.asarray(second)))
-
-
-def _plain(value: Any) -> Any:
+    Raises:
+        RecursionError: naming how deep it goes at least.
+    """
+    if depth > _DEEPEST:
+        raise RecursionError("one goes deeper")
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return _plain(value.tolist(), depth)
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): _plain(entry, depth + 1) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, depth + 1) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)

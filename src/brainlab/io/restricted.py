@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -65,6 +66,20 @@ def _from_buffer(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], orde
     return flat.reshape(shape, order=order)  # type: ignore[call-overload]
 
 
+def _filled(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """A container of what the pickle holds; a number or a range would make a few bytes fill the memory."""
+
+    def make(*given: Any) -> Any:
+        if any(isinstance(value, int | range) for value in given):
+            raise pickle.UnpicklingError(f"{kind.__name__} of a length that it does not hold")
+        return kind(*given)
+
+    return make
+
+
+_FILLED = ("bytearray", "bytes", "frozenset", "list", "set", "tuple")
+
+
 def _allowed() -> dict[tuple[str, str], Any]:
     table: dict[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): collections.OrderedDict,
@@ -74,7 +89,8 @@ def _allowed() -> dict[tuple[str, str], Any]:
     }
     for name in _BUILTINS:
         for module in ("builtins", "__builtin__"):
-            table[module, name] = getattr(__import__("builtins"), name)
+            kind = getattr(__import__("builtins"), name)
+            table[module, name] = _filled(kind) if name in _FILLED else kind
     for core in ("numpy.core", "numpy._core"):
         table[f"{core}.multiarray", "_reconstruct"] = np.ndarray(0).__reduce__()[0]
         table[f"{core}.multiarray", "scalar"] = _scalar

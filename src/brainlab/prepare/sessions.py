@@ -319,7 +319,7 @@ def manifest_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], 
     cells = tuple(
         (
             row["session"],
-            row["status"],
+            "imported" if _is_imported(row) else row["status"],
             row.get("n_channels", ""),
             row.get("duration_s", ""),
             ", ".join([*row.get("bads", ()), *row.get("interpolated", ())]),
@@ -329,6 +329,11 @@ def manifest_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], 
         for row in rows
     )
     return header, cells
+
+
+def _is_imported(row: Mapping[str, Any]) -> bool:
+    """Whether a session came prepared from an older system."""
+    return row["status"] == "prepared" and any(step["step"] == "import_chunks" for step in row.get("steps", ()))
 
 
 def _run(jobs: Mapping[int, _Job], n_workers: int) -> Iterator[tuple[int, _Outcome]]:
