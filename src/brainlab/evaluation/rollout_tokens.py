@@ -50,7 +50,7 @@ def summarise_tokens(
 
     Args:
         task: has ``scores(codes)``: nats and whether the likeliest code was right, per predicted token.
-        data: has ``tokenizer``, ``sfreq_hz`` and training batches of codes.
+        data: has ``tokenizer``, ``sfreq_hz`` and ``training_codes``.
         real: the sampled places.
         baselines: fitted linear models of the signal, by name.
         device: where the network works.
@@ -154,15 +154,18 @@ def linear_bits(
 
 
 def training_unigram(data: Any, most_tokens: int = _MOST_TRAINING_TOKENS) -> tuple[Unigram, int]:
-    """Frequencies of the codes of training windows, level by level, and how many codes were counted."""
+    """Frequencies of the training part's codes, level by level, and how many codes were counted.
+
+    Args:
+        data: has ``training_codes``; its loaders are left alone.
+        most_tokens: about as many codes count, an equal share of every stretch.
+    """
     tokenizer = data.tokenizer
     unigram, n = Unigram(tokenizer.vocab_size, tokenizer.n_levels), 0
-    for batch in data.train_dataloader():
-        codes = batch["codes"].numpy()
+    per_s = tokenizer.n_sites * tokenizer.n_levels * data.sfreq_hz / tokenizer.hop
+    for _, codes in data.training_codes(most_tokens / per_s):
         unigram.update(codes)
         n += codes.size
-        if n >= most_tokens:
-            break
     return unigram, n
 
 
