@@ -16,9 +16,10 @@ from scipy.signal import lfilter
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.evaluation.rollout_divergence import kinds_and_owners
 from brainlab.evaluation.rollout_generation import continue_contexts, load_rollouts, read_places
-from brainlab.evaluation.rollout_tokens import in_frames, linear_bits
+from brainlab.evaluation.rollout_tokens import in_frames, linear_bits, training_unigram
 from brainlab.evaluation.rollouts import Rollouts
 from brainlab.evaluation.session_sampler import Place
+from brainlab.metrics.divergence import paired
 from brainlab.models.var_baseline import SeasonalNaive, VectorAutoregression
 from brainlab.nn.sampling import Sampler
 
@@ -143,7 +144,9 @@ def test_a_forecaster_that_knows_the_session_beats_swaps_and_the_pooled_baseline
     for short in ("psd", "covariance"):
         own = found.metric(f"{short}_distance")
         assert own.low <= own.value <= own.high < own.control
-        assert own.value < own.chance
+        assert own.chance is None  # real–real is no guess: it stands for itself
+        assert own.value < found.metric(f"{short}_real_real").value
+        assert "real–real" in own.note
         for line in ("target_swap", "prompt_swap", "var"):
             gain = found.metric(f"{short}_gain_over_{line}")
             assert gain.low > 0, line
@@ -187,8 +190,64 @@ def test_report_has_every_panel_and_file(judged: tuple[Any, Path]) -> None:
     }
     table = next(table for table in found.tables if table.name == "distances")
     assert len(table.rows) == 36
-    statistics = json.loads((out / "rollouts" / "statistics.json").read_text())["controls"]["target_swap"]["psd_jsd"]
+    content = json.loads((out / "rollouts" / "statistics.json").read_text())
+    statistics = content["controls"]["target_swap"]["psd_jsd"]
     assert [record["prefix_s"] for record in statistics] == [2.0, 4.0, 6.0]
+    assert (content["unit"], content["n_units"]) == ("sessions", 4)
+    assert (statistics[-1]["n"], statistics[-1]["n_clusters"]) == (8, 4)
+    assert content["controls_by_context"]["target_swap"]["psd_jsd"][-1]["n_clusters"] == 8
+
+
+def test_intervals_and_tests_are_over_sessions(judged: tuple[Any, Path]) -> None:
+    """8 contexts of 4 sessions: no test over 4 units reaches p below 1/8, however alike the contexts are."""
+    found, out = judged
+    sessions = [place["session"] for place in json.loads((out / "rollouts" / "contexts.json").read_text())["contexts"]]
+    for line in ("target_swap", "prompt_swap", "real_real", "var"):
+        gain = found.metric(f"psd_gain_over_{line}")
+        change = np.array(_values(out, line, "psd")) - np.array(_values(out, "correct", "psd"))
+        again = paired(change, 100, 0, np.array(sessions))
+        assert (gain.low, gain.high) == (again["low"], again["high"])
+        assert "Wilcoxon over 4 sessions p = 0.12" in gain.note or again["p"] != 0.125
+    text = " ".join(found.notes)
+    assert "tests are over the medians of the 4 sessions" in text
+    assert "4 sessions are few: no test over them can reach p below 0.12" in text
+    assert "of 36 distances, 0 are significantly smaller" in text.lower()
+    assert "4 sessions cannot show more" in text
+    assert "too few to be sure" in text
+
+
+def test_a_perfect_generator_lies_outside_as_often_as_real_recordings(judged: tuple[Any, Path]) -> None:
+    found = judged[0].metric("outside_real_range")
+    assert found.n == 8
+    assert 0.15 < found.ceiling < 0.4
+    assert found.low < found.ceiling < found.high
+    assert judged[0].metric("diversity_error").better == "lower"
+    assert judged[0].metric("diversity_error").ceiling == 0.0
+
+
+def test_two_contexts_with_different_channels_have_no_control_and_the_notes_say_why(tmp_path: Path) -> None:
+    data = Recordings(n_test=2, seconds=12.0, absent={3: [2, 3]})
+    found = protocol(n_contexts=2, min_contexts=1)(Task(noise), data, tmp_path)
+    assert found.metric("psd_distance").control is None
+    text = " ".join(found.notes)
+    assert "No context has another one of its data set, task and channels" in text
+    assert "other stretches of the same session" not in text
+    assert "largest group of contexts with the same channels: 1 of 2 contexts, 2 channels" in text
+    with pytest.raises(KeyError):
+        found.metric("outside_real_range")
+
+
+def test_the_one_distance_between_two_recordings_has_no_interval(tmp_path: Path) -> None:
+    found = protocol(n_contexts=2, min_contexts=1)(Task(noise), Recordings(n_test=2, seconds=12.0), tmp_path)
+    assert found.metric("psd_real_real").low is None
+    assert found.metric("psd_distance").low is not None
+
+
+def test_windows_longer_than_those_trained_on_are_said(tmp_path: Path) -> None:
+    task = CodeTask()
+    task.n_frames = 30
+    found = protocol()(task, CodedRecordings(), tmp_path)
+    assert any("reads up to 2 s at once, but was trained on windows of 1.2 s" in note for note in found.notes)
 
 
 def test_drift_of_one_long_window_is_the_divergence_of_everything(data: Recordings, tmp_path: Path) -> None:
@@ -238,6 +297,7 @@ def test_one_session_swaps_with_its_own_other_stretches_and_says_so(tmp_path: Pa
     assert found.details["sessions"] == 1
     assert found.details["contexts"] == 6
     assert any("other stretches of the same session" in note for note in found.notes)
+    assert any("do not generalise beyond this recording" in note for note in found.notes)
     assert found.metric("psd_target_swap").n == 6
 
 
@@ -382,8 +442,10 @@ class CodeTask(torch.nn.Module):
 class CodedRecordings(Recordings):
     tokenizer = Sign()
 
-    def train_dataloader(self) -> list[dict[str, torch.Tensor]]:
-        return [{"codes": self.tokenizer.encode(torch.from_numpy(signal)[None])} for signal in self.signals[:3]]
+    def training_codes(self, max_s: float | None = None):
+        for session, signal in self.training_signals():
+            share = signal[:, : int(min(signal.shape[1], (max_s or np.inf) / 3 * SFREQ)) // 4 * 4]
+            yield session, self.tokenizer.encode(torch.from_numpy(share)[None])[0].numpy()
 
 
 def test_codes_are_priced_along_the_context(tmp_path: Path) -> None:
@@ -408,6 +470,13 @@ def test_codes_are_priced_along_the_context(tmp_path: Path) -> None:
     error = found.metric("next_code_mse")
     assert error.value == pytest.approx(np.square(late - signal[..., 4:]).mean(), rel=1e-4)
     assert error.ceiling == pytest.approx(np.square(Sign().decode(codes).numpy() - signal)[..., 4:].mean(), rel=1e-4)
+
+
+def test_the_frequencies_of_codes_are_counted_without_a_loader() -> None:
+    """A loader made here would replace the one whose place in the epoch a checkpoint keeps."""
+    everything, n = training_unigram(CodedRecordings())
+    assert n == everything.counts.sum() == 3 * 1000 * 4
+    assert training_unigram(CodedRecordings(), most_tokens=3000)[1] == 3000
 
 
 def test_codes_have_a_figure(tmp_path: Path) -> None:

@@ -65,14 +65,23 @@ def test_every_context_is_a_dot_and_one_context_needs_no_violin(drawn: list[Figu
         assert len(axis.collections) == (n > 1)
 
 
-def test_effects_are_filled_where_the_interval_leaves_out_zero(drawn: list[Figure]) -> None:
-    effects = {"target_swap": {"a": (0.2, 0.1, 0.3), "b": (0.1, -0.1, 0.3)}}
-    shares = {"target_swap": {"a": 0.9, "b": 0.6}}
-    rollouts.effect_sizes(Path("x.png"), effects, shares, {"a": "A", "b": "B"}, 6.0, "files")
-    sure, unsure = drawn[0].axes[0].get_lines()[:2]
-    assert sure.get_markerfacecolor() != "white"
-    assert unsure.get_markerfacecolor() == "white"
-    assert [float(line.get_xdata()[0]) for line in (sure, unsure)] == [0.9, 0.6]
+def test_effects_are_filled_where_the_corrected_test_is_sure(drawn: list[Figure]) -> None:
+    """No test (two contexts, say) is no sureness, however far the interval is from 0."""
+    p = {"target_swap": {"a": 0.01, "b": 0.2, "c": None}}
+    shares = {"target_swap": {"a": 0.9, "b": 0.6, "c": 1.0}}
+    rollouts.effect_sizes(Path("x.png"), p, shares, {"a": "A", "b": "B", "c": "C"}, 6.0, "files")
+    dots = drawn[0].axes[0].get_lines()[:3]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True, True]
+    assert [float(dot.get_xdata()[0]) for dot in dots] == [0.9, 0.6, 1.0]
+
+
+def test_traces_name_their_channels_and_say_how_large_they_are(drawn: list[Figure]) -> None:
+    context, real = RNG.standard_normal((2, 3, 50)), RNG.standard_normal((2, 3, 80))
+    rollouts.example_traces(
+        Path("x.png"), context, real, {"model": real}, 100.0, ["s1", "s2"], ["MLC11", "MLC12", "MLC13"], "files"
+    )
+    assert [tick.get_text() for tick in drawn[0].axes[0].get_yticklabels()] == ["MLC11", "MLC12", "MLC13"]
+    assert "data units apart" in drawn[0].get_suptitle()
 
 
 def test_a_single_window_is_drawn_as_a_point(drawn: list[Figure]) -> None:
@@ -84,9 +93,11 @@ def test_a_single_window_is_drawn_as_a_point(drawn: list[Figure]) -> None:
         quantiles,
         ["psd_centroid"],
         {"psd_centroid": "spectral centroid"},
-        {"model": {"psd_centroid": 0.2}},
+        {"real": {"psd_centroid": 0.3}, "model": {"psd_centroid": 0.2}},
         "files",
     )
+    assert drawn[0].axes[0].get_ylabel() == "Hz"
+    assert [patch.get_width() for patch in drawn[0].axes[1].patches] == [0.3, 0.2]
     assert drawn[0].axes[0].get_lines()[0].get_marker() == "o"
 
 
@@ -98,6 +109,7 @@ def test_signals_of_any_length_have_a_spectrogram(drawn: list[Figure]) -> None:
 
 def test_silent_signals_have_spectra_and_covariances(drawn: list[Figure]) -> None:
     rollouts.power_spectra(Path("x.png"), np.arange(1.0, 9.0), {"real": np.zeros((3, 8))}, "files")
+    assert "unit²/Hz" in drawn[0].axes[0].get_ylabel()
     rollouts.covariance_matrices(Path("x.png"), {"real": np.zeros((4, 4))}, "files")
     rollouts.token_panels(
         Path("x.png"),

@@ -28,6 +28,7 @@ class Compared:
     ``divergence`` holds the model's line and its controls, ``others`` what else was compared with the same real
     continuations: baselines, the tokenizer's reconstruction, the end of the real context. ``silent`` counts contexts
     whose rollout does not vary at all: it has no spectrum, and counts as far away as a spectrum can be (1).
+    ``partners_share_session`` says whether some context was swapped with another stretch of its own session.
     """
 
     divergence: Divergence
@@ -50,15 +51,43 @@ class Compared:
         """The lines at the longest prefix."""
         return {line: {name: values[-1] for name, values in found.items()} for line, found in self.lines.items()}
 
-    def gain(
-        self, line: str, distance: str, n_bootstrap: int, seed: int, by_session: bool = False
-    ) -> dict[str, float | int | None]:
+    @property
+    def clusters(self) -> Int[np.ndarray, " context"] | None:
+        """What intervals and tests take as one: the session of each context; None where there is only one session."""
+        return self.sessions if len(np.unique(self.sessions)) > 1 else None
+
+    @property
+    def n_units(self) -> int:
+        """Independent units of intervals and tests: sessions, or the contexts of an only session."""
+        return len(self.sessions) if self.clusters is None else len(np.unique(self.sessions))
+
+    @property
+    def unit(self) -> str:
+        """What those units are."""
+        return "contexts" if self.clusters is None else "sessions"
+
+    @property
+    def alone(self) -> int:
+        """Contexts that nothing could be swapped with."""
+        return sum(not drawn for drawn in self.divergence.partners)
+
+    def unit_pairs(self) -> int:
+        """Different pairs of units behind the real–real distance, which counts (i, j) and (j, i) alike."""
+        unit = np.arange(len(self.sessions)) if self.clusters is None else self.clusters
+        pairs = {
+            frozenset((int(unit[row]), int(unit[other])))
+            for row, drawn in enumerate(self.divergence.partners)
+            for other in drawn
+        }
+        return len(pairs)
+
+    def gain(self, line: str, distance: str, n_bootstrap: int, seed: int) -> dict[str, float | int | None]:
         """How much nearer the model is than ``line`` at the longest prefix; positive speaks for the model."""
         ends = self.at_the_end()
         change = ends[line][distance] - ends["correct"][distance]
         if DISTANCES[distance].better == "higher":
             change = -change
-        return paired(change, n_bootstrap, seed, self.sessions if by_session else None)
+        return paired(change, n_bootstrap, seed, self.clusters)
 
 
 def compare(
@@ -96,11 +125,9 @@ def compare(
     lines = _empty([*LINES], len(prefixes), n)
     extra = _empty([*others, "own_context"], len(prefixes), n)
     drawn: list[tuple[int, ...]] = [() for _ in range(n)]
-    shared = False
     target = real.target
     for rows, channels in real.groups():
         kinds, owners = kinds_and_owners([places[row] for row in rows])
-        shared = shared or any(isinstance(owner, tuple) for owner in owners)
         own = np.ascontiguousarray(target[rows][:, channels])
         made = np.ascontiguousarray(model[rows][:, :, channels]).reshape(-1, len(channels), own.shape[-1])
         found = divergence(
@@ -127,7 +154,8 @@ def compare(
             values[name][missing] = 1.0
     joined = Divergence(float(sfreq_hz), tuple(int(prefix) for prefix in prefixes), lines, tuple(drawn))
     sessions = np.array([place.session for place in places], dtype=np.int64)
-    return Compared(joined, extra, sessions, shared, silent)
+    shared = any(sessions[other] == sessions[row] for row, others_of in enumerate(drawn) for other in others_of)
+    return Compared(joined, extra, sessions, bool(shared), silent)
 
 
 def drift(
@@ -203,12 +231,24 @@ def kinds_and_owners(places: Sequence[Place]) -> tuple[list[tuple[str, str]], li
     return kinds, owners
 
 
-def interval(values: Float[np.ndarray, " context"], n_bootstrap: int, seed: int) -> tuple[float, float, float, int]:
-    """Median over the contexts that have a value, its 95 % interval, and their number; NaN where there is none."""
-    kept = values[np.isfinite(values)]
+def interval(
+    values: Float[np.ndarray, " context"],
+    n_bootstrap: int,
+    seed: int,
+    clusters: Int[np.ndarray, " context"] | None = None,
+) -> tuple[float, float | None, float | None, int]:
+    """Median over the contexts that have a value, its 95 % interval, and their number.
+
+    Whole clusters are drawn; from a single one no interval can be drawn, and its ends are None.
+    """
+    defined = np.isfinite(values)
+    kept = values[defined]
     if not len(kept):
-        return np.nan, np.nan, np.nan, 0
-    low, high = bootstrap_median(kept, np.arange(len(kept)), n_bootstrap, seed)
+        return np.nan, None, None, 0
+    units = np.arange(len(kept)) if clusters is None else np.asarray(clusters)[defined]
+    if len(np.unique(units)) < 2:
+        return float(np.median(kept)), None, None, len(kept)
+    low, high = bootstrap_median(kept, units, n_bootstrap, seed)
     return float(np.median(kept)), low, high, len(kept)
 
 

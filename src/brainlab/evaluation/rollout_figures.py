@@ -68,9 +68,9 @@ def draw_figures(
     if controls:
         effects = {
             control: {
-                name: (record["median"], record["low"], record["high"])
+                name: records[-1]["p_adjusted"]
                 for name, records in found.statistics[control].items()
-                if (record := records[-1])["median"] is not None
+                if records[-1]["median"] is not None
             }
             for control in controls
         }
@@ -83,7 +83,8 @@ def draw_figures(
             Figure(
                 "effects",
                 "All distances: in how many contexts the model is nearer to its own continuation than under each "
-                "control.",
+                f"control; filled where the corrected test over {found.compared.n_units} {found.compared.unit} has "
+                "p < 0.05.",
                 plot.effect_sizes(folder / "effects.png", effects, shares, labels, length, source),
             )
         )
@@ -219,6 +220,7 @@ def _examples(
                 {name: made[:, 0][part][..., :after] for name, made in generated.items()},
                 sfreq,
                 [places[row].name for row in chosen.tolist()],
+                [_named(ch_names, row) for row in shown.tolist()],
                 source,
             ),
         )
@@ -228,7 +230,7 @@ def _examples(
     signals = {"real": real.signal[row, channel]}
     for name, made in generated.items():
         signals[name] = np.concatenate([context, made[row, 0, channel]])
-    name = ch_names[channel] if channel < len(ch_names) else f"channel {channel}"
+    name = _named(ch_names, channel)
     figures.append(
         Figure(
             "stft",
@@ -244,16 +246,15 @@ def _examples(
 def _windows(folder: Path, found: Findings) -> Figure:
     first = next(iter(found.windows.values()))
     quantiles = {"real": first.real, **{name: each.generated for name, each in found.windows.items()}}
-    outside = {
-        name: {feature: float(np.nanmean(rate)) for feature, rate in each.outside.items() if np.isfinite(rate).any()}
-        for name, each in found.windows.items()
-    }
+    outside = {"real": _rates(first.real_beyond_others)}
+    outside |= {name: _rates(each.beyond_others) for name, each in found.windows.items()}
     shared = [name for name in SUMMARIES if all(name in rates for rates in outside.values())]
     outside = {line: {name: rates[name] for name in shared} for line, rates in outside.items()}
     return Figure(
         "windows",
         "Statistics of sliding windows: medians over contexts, the 5–95 % range of real and of the model's "
-        "continuations as bands; last panel: how often values lie outside the real range.",
+        "continuations as bands; last panel: how often values lie outside the 5–95 % range of the other real contexts, "
+        f"for the real ones too ({len(found.groups[0][0])} contexts, {len(found.groups[0][1])} channels).",
         plot.window_metrics(
             folder / "windows.png",
             found.times_s,
@@ -264,3 +265,11 @@ def _windows(folder: Path, found: Findings) -> Figure:
             found.source,
         ),
     )
+
+
+def _rates(beyond: Mapping[str, Float[np.ndarray, "context window"]]) -> dict[str, float]:
+    return {name: float(np.nanmean(values)) for name, values in beyond.items() if np.isfinite(values).any()}
+
+
+def _named(ch_names: Sequence[str], channel: int) -> str:
+    return ch_names[channel] if channel < len(ch_names) else f"channel {channel}"

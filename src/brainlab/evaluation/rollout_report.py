@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from brainlab.evaluation.rollout_divergence import Compared, interval
 from brainlab.evaluation.rollout_tokens import TokenSummary
 from brainlab.evaluation.session_sampler import SampledPlaces
-from brainlab.metrics.divergence import CONTROLS, paired
+from brainlab.metrics.divergence import CONTROLS, Correction, adjusted, paired
 from brainlab.metrics.rollouts import DISTANCES
 from brainlab.metrics.sliding import WindowComparison
 from brainlab.metrics.statistics import bootstrap_mean
@@ -33,6 +33,7 @@ WORDS = {
     "tokenizer": "the real continuation after encoding and decoding: the best that a model of these codes can do",
 }
 _FEW = 6
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Findings:
     described: Mapping[str, Mapping[str, Any]]
     n_bootstrap: int
     seed: int
+    groups: Sequence[tuple[Int[np.ndarray, " context"], Int[np.ndarray, " channel"]]]
+    correction: Correction
 
     @property
     def length_s(self) -> float:
@@ -64,9 +67,24 @@ class Findings:
         """Names of the forecasters beside the model."""
         return [name for name in self.compared.lines if name in self.described]
 
-    def gain(self, line: str, distance: str, by_session: bool = False) -> dict[str, Any]:
+    def gain(self, line: str, distance: str) -> dict[str, Any]:
         """How much nearer the model is than another line."""
-        return self.compared.gain(line, distance, self.n_bootstrap, self.seed, by_session)
+        return self.compared.gain(line, distance, self.n_bootstrap, self.seed)
+
+    def interval(self, line: str, distance: str) -> tuple[float, float | None, float | None, int]:
+        """Median of a line, its interval over sessions, and the number of contexts."""
+        values = self.compared.at_the_end()[line][distance]
+        value, low, high, n = interval(values, self.n_bootstrap, self.seed, self.compared.clusters)
+        # Two recordings have one distance, however often it is counted.
+        return (
+            (value, None, None, n) if line == "real_real" and self.compared.unit_pairs() < 3 else (value, low, high, n)
+        )
+
+    @property
+    def units(self) -> Int[np.ndarray, " context"]:
+        """What counts as one in intervals, of each context."""
+        clusters = self.compared.clusters
+        return np.arange(len(self.sampled.places)) if clusters is None else clusters
 
 
 def metrics_of(found: Findings) -> list[Metric]:
@@ -78,7 +96,7 @@ def metrics_of(found: Findings) -> list[Metric]:
             line: float(np.nanmedian(values[distance])) for line, values in ends.items() if _any(values[distance])
         }
         for line in middle:
-            value, low, high, n = interval(ends[line][distance], found.n_bootstrap, found.seed)
+            value, low, high, n = found.interval(line, distance)
             own = line == "correct"
             metrics.append(
                 Metric(
@@ -86,7 +104,6 @@ def metrics_of(found: Findings) -> list[Metric]:
                     value,
                     low,
                     high,
-                    chance=middle.get("real_real") if own else None,
                     control=middle.get("target_swap") if own else None,
                     ceiling=middle.get("tokenizer") if own else None,
                     n=n,
@@ -100,7 +117,7 @@ def metrics_of(found: Findings) -> list[Metric]:
             gain = found.gain(line, distance)
             if not gain["n"]:
                 continue
-            p = "" if gain["p"] is None else f"; Wilcoxon p = {gain['p']:.2g}"
+            p = f"; Wilcoxon over {gain['n_clusters']} {found.compared.unit} p = {_p(gain['p'])}"
             metrics.append(
                 Metric(
                     f"{short}_gain_over_{line}",
@@ -118,30 +135,40 @@ def metrics_of(found: Findings) -> list[Metric]:
 
 def _window_metrics(found: Findings) -> list[Metric]:
     metrics = []
+    units = found.units[found.groups[0][0]]
     for name, windows in found.windows.items():
         suffix = "" if name == "model" else f"_{name}"
-        outside, diversity = windows.outside_rate(), windows.diversity_ratio()
-        n = int(np.isfinite(outside).sum())
-        if not n:
-            continue
-        metrics.append(
-            Metric(
-                f"outside_real_range{suffix}",
-                float(np.nanmean(outside)),
-                ceiling=0.1,
-                n=n,
-                better="lower",
-                note="share of window statistics outside the real 5–95 % range, mean over features and windows",
-            )
-        )
-        if _any(diversity):
+        outside, of_real = windows.outside_others()
+        judged = np.isfinite(outside) & np.isfinite(of_real)
+        if judged.any():
+            low, high = bootstrap_mean(outside[judged], units[judged], found.n_bootstrap, found.seed)
+            several = len(np.unique(units[judged])) > 1
             metrics.append(
                 Metric(
-                    f"diversity{suffix}",
-                    float(np.nanmedian(diversity)),
-                    ceiling=1.0,
-                    n=int(np.isfinite(diversity).sum()),
-                    note="interquartile range of the statistics over contexts, generated / real; 1: as varied as real",
+                    f"outside_real_range{suffix}",
+                    float(outside[judged].mean()),
+                    low if several else None,
+                    high if several else None,
+                    ceiling=float(of_real[judged].mean()),
+                    n=int(judged.sum()),
+                    better="lower",
+                    note="share of window statistics outside the 5–95 % range of the other real contexts, mean over "
+                    "features and windows; ceiling: the real continuations themselves, as for a perfect generator. "
+                    "Below it: less varied than real",
+                )
+            )
+        diversity = windows.diversity_ratio()
+        if _any(diversity):
+            ratio = float(np.nanmedian(diversity))
+            metrics.append(
+                Metric(
+                    f"diversity_error{suffix}",
+                    abs(ratio - 1.0),
+                    ceiling=0.0,
+                    n=len(units),
+                    better="lower",
+                    note=f"distance of the diversity from 1; it is {ratio:.3g}: interquartile range of the statistics "
+                    "over contexts, generated / real (below 1: less varied than real, above: more)",
                 )
             )
     return metrics
@@ -151,7 +178,7 @@ def _token_metrics(found: Findings) -> list[Metric]:
     if found.tokens is None:
         return []
     tokens, facts = found.tokens, found.tokens.facts
-    groups = np.arange(len(tokens.bits_per_token))
+    groups = found.units
     low, high = bootstrap_mean(tokens.bits_per_token, groups, found.n_bootstrap, found.seed)
     n = len(groups)
     unigram = facts["unigram_bits_per_token"]
@@ -297,37 +324,66 @@ def tables_of(found: Findings) -> list[Table]:
 def notes_of(found: Findings) -> list[str]:
     """Sentences: where the contexts come from, each comparison, and what floor and ceiling mean."""
     sampled, sfreq = found.sampled, found.sampled.sfreq_hz
-    n, sessions = len(sampled.places), len({place.session for place in sampled.places})
+    compared = found.compared
+    n, sessions = len(sampled.places), len(np.unique(compared.sessions))
     notes = [
         f"{n} contexts of {sampled.context_steps / sfreq:g} s from {sessions} of {sampled.n_sessions} sessions of the "
         f"{found.part} part, continued for {sampled.target_steps / sfreq:g} s; the first {found.length_s:g} s of every "
-        "continuation are compared. Intervals and tests are over contexts."
+        "continuation are compared. "
+        + (
+            "Contexts of one session are not independent: intervals draw whole sessions, and tests are over the "
+            f"medians of the {sessions} sessions."
+            if sessions > 1
+            else "All contexts come from one recording: intervals and tests are over its stretches and do not "
+            "generalise beyond this recording, to other sessions or other people."
+        )
     ]
     if n < 2:
         notes.append("With a single context there is nothing to swap it with: controls and intervals need at least 2.")
-    elif n < _FEW:
-        notes.append(f"{n} contexts are few: no test over them can reach p below {2.0 ** (1 - n):.2g}.")
-    if 1 < sessions < n:
+    elif compared.n_units < _FEW:
         notes.append(
-            "Contexts of one session are not independent, so intervals over contexts are somewhat too narrow; "
-            + _by_session(found)
+            f"{compared.n_units} {compared.unit} are few: no test over them can reach p below "
+            f"{2.0 ** (1 - compared.n_units):.2g}."
         )
-    if n > 1 and found.compared.partners_share_session:
+    if n > 1 and compared.alone == n:
         notes.append(
-            "There is only one session of some kind, so its controls swap with other stretches of the same session: "
-            "these are more alike than other recordings, and the controls are harder to beat."
+            "No context has another one of its data set, task and channels to be swapped with: there is no target "
+            "swap, prompt swap or real–real distance, and nothing here says whether rollouts keep to their recording."
+        )
+    elif n > 1 and compared.alone:
+        notes.append(
+            f"{compared.alone} of {n} contexts have no other one of their data set, task and channels to be swapped "
+            "with: controls are over the rest."
+        )
+    if compared.partners_share_session:
+        notes.append(
+            "Where a kind of context comes from one session only, its controls swap with other stretches of the same "
+            "session: these are more alike than other recordings, and the controls are harder to beat."
+        )
+    if len(found.groups) > 1:
+        rows, channels = found.groups[0]
+        notes.append(
+            f"Statistics of sliding windows (outside_real_range, diversity_error) and the figures of spectra, "
+            f"covariance and coherence use the largest group of contexts with the same channels: {len(rows)} of {n} "
+            f"contexts, {len(channels)} channels. Distances use all contexts, each on the channels it has."
         )
     for short, distance in HEADLINES.items():
         notes += _comparisons(found, short, distance)
     notes += _significance(found)
     notes += _prices(found)
-    notes.append(
-        "The real–real distance is that of two different real continuations: a perfect generator that ignores its "
-        "context stands there. Rollouts fall below it by keeping to their recording (then the target swap lies higher) "
-        "or by being like the average of all recordings (then it does not). The distance of the context's end to its "
-        "continuation (own context) shows how far a recording is from itself."
-        + (" The tokenizer's reconstruction is the ceiling of a model of codes." if found.tokens is not None else "")
-    )
+    if "real_real" in compared.lines:
+        notes.append(
+            "The real–real distance is that of two different real continuations: a perfect generator that ignores its "
+            "context stands there. Rollouts fall below it by keeping to their recording (then the target swap lies "
+            "higher) or by being like the average of all recordings (then it does not)."
+        )
+    if "own_context" in compared.lines:
+        notes.append(
+            "The distance of the context's end to its continuation (own context) shows how far a recording is from "
+            "itself."
+        )
+    if "tokenizer" in compared.lines:
+        notes.append("The tokenizer's reconstruction is the ceiling of a model of codes.")
     if found.read_s is not None and found.read_s < sampled.context_steps / sfreq:
         notes.append(
             f"The model reads at most {found.read_s:g} s at once, less than the context of "
@@ -356,7 +412,7 @@ def _comparisons(found: Findings, short: str, distance: str) -> list[str]:
     if not _any(ends["correct"][distance]):
         return [f"The {short} distance is not defined on these data."]
     name = {"psd": "PSD"}.get(short, short.capitalize())
-    own, low, high, _ = interval(ends["correct"][distance], found.n_bootstrap, found.seed)
+    own, low, high, _ = found.interval("correct", distance)
     notes = []
     if "target_swap" in ends:
         gain = found.gain("target_swap", distance)
@@ -365,9 +421,9 @@ def _comparisons(found: Findings, short: str, distance: str) -> list[str]:
             0: "not distinguishably closer to their own continuation than to others",
             -1: "farther from their own continuation than from others",
         }[_sign(gain)]
-        words += _unsure(gain)
+        words += _unsure(gain, found)
         notes.append(
-            f"{name} distance {own:.4f} [{low:.4f}, {high:.4f}], target swap {_number(ends, 'target_swap', distance)}: "
+            f"{name} distance {own:.4f}{_between(low, high)}, target swap {_number(ends, 'target_swap', distance)}: "
             f"rollouts are {words} (median difference {gain['median']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], "
             f"{gain['share_positive']:.0%} of contexts{_tested(gain)})."
         )
@@ -378,7 +434,7 @@ def _comparisons(found: Findings, short: str, distance: str) -> list[str]:
         if not gain["n"]:
             continue
         side = {1: "nearer than", 0: "not distinguishable from", -1: "farther than"}[_sign(gain)]
-        unsure = _unsure(gain)
+        unsure = _unsure(gain, found)
         what = "the real–real distance" if line == "real_real" else f"the baseline {line}"
         notes.append(
             f"{name}: the model is {side} {what}{unsure} ({_number(ends, line, distance)}; median difference "
@@ -397,15 +453,15 @@ def _prices(found: Findings) -> list[str]:
         "the frequencies of codes in training": tokens.unigram_bits_per_token,
         **tokens.linear,
     }.items():
-        gain = paired(values - tokens.bits_per_token, found.n_bootstrap, found.seed)
+        gain = paired(values - tokens.bits_per_token, found.n_bootstrap, found.seed, found.compared.clusters)
         if not gain["n"]:
             continue
         side = {1: "fewer bits per token than", 0: "about as many bits per token as", -1: "more bits per token than"}
         what = f"the baseline {name}" if name in tokens.linear else name
         notes.append(
-            f"Real codes cost the model {side[_sign(gain)]} {what}{_unsure(gain)}: {tokens.bits_per_token.mean():.3f} "
-            f"against {values.mean():.3f} (median difference {gain['median']:+.3f} [{gain['low']:+.3f}, "
-            f"{gain['high']:+.3f}]{_tested(gain)})."
+            f"Real codes cost the model {side[_sign(gain)]} {what}{_unsure(gain, found)}: "
+            f"{tokens.bits_per_token.mean():.3f} against {values.mean():.3f} (median difference "
+            f"{gain['median']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]{_tested(gain)})."
         )
     return notes
 
@@ -419,24 +475,19 @@ def _significance(found: Findings) -> list[str]:
         last = {name: records[-1] for name, records in table.items() if records[-1]["p_adjusted"] is not None}
         if not last:
             continue
-        for_it = sum(r["p_adjusted"] < 0.05 and r["median"] > 0 for r in last.values())
-        against = sum(r["p_adjusted"] < 0.05 and r["median"] < 0 for r in last.values())
+        for_it = sum(r["p_adjusted"] < _LEVEL and r["median"] > 0 for r in last.values())
+        against = sum(r["p_adjusted"] < _LEVEL and r["median"] < 0 for r in last.values())
         notes.append(
             f"Of {len(last)} distances, {for_it} are significantly smaller than under the {control.replace('_', ' ')} "
             f"and {against} significantly larger (corrected for all of them, p < 0.05)."
         )
+        smallest = adjusted(np.full(len(last), 2.0 ** (1 - found.compared.n_units)), found.correction)[0]
+        if smallest >= _LEVEL:
+            notes[-1] += (
+                f" {found.compared.n_units} {found.compared.unit} cannot show more: the smallest p there is, "
+                f"{2.0 ** (1 - found.compared.n_units):.2g}, is {smallest:.2g} after that correction."
+            )
     return notes
-
-
-def _by_session(found: Findings) -> str:
-    parts = []
-    for short, distance in HEADLINES.items():
-        if "target_swap" not in found.compared.lines:
-            continue
-        gain = found.gain("target_swap", distance, by_session=True)
-        if gain["n"]:
-            parts.append(f"{short} gain over the target swap [{gain['low']:+.4f}, {gain['high']:+.4f}]")
-    return "resampling whole sessions gives " + ", ".join(parts) + "." if parts else "no control could be drawn."
 
 
 def _note(line: str, short: str, found: Findings) -> str:
@@ -445,8 +496,10 @@ def _note(line: str, short: str, found: Findings) -> str:
 
 
 def _references(middle: Mapping[str, float]) -> str:
-    known = {"target_swap": "control: target swap", "real_real": "chance: real–real", "tokenizer": "ceiling: tokenizer"}
+    known = {"target_swap": "control: target swap", "tokenizer": "ceiling: tokenizer's reconstruction"}
     said = [text for line, text in known.items() if line in middle]
+    beside = {"real_real": "real–real", "own_context": "own context"}
+    said += [f"{text} {middle[line]:.4g}" for line, text in beside.items() if line in middle]
     return "; " + "; ".join(said) if said else ""
 
 
@@ -460,9 +513,14 @@ def _sign(gain: Mapping[str, Any]) -> int:
     return 1 if gain["low"] > 0 else -1 if gain["high"] < 0 else 0
 
 
-def _unsure(gain: Mapping[str, Any]) -> str:
-    """A bootstrap of few contexts never leaves their range, so its interval is no evidence by itself."""
-    return f" in these {gain['n']} contexts, too few to be sure" if _sign(gain) and gain["n"] < _FEW else ""
+def _unsure(gain: Mapping[str, Any], found: Findings) -> str:
+    """A bootstrap of few units never leaves their range, so its interval is no evidence by itself."""
+    few = _sign(gain) and gain["n_clusters"] < _FEW
+    return f" in these {gain['n_clusters']} {found.compared.unit}, too few to be sure" if few else ""
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
 
 
 def _tested(gain: Mapping[str, Any]) -> str:

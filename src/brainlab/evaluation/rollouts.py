@@ -2,7 +2,8 @@
 
 Real contexts are drawn from held-out sessions; the trained forecaster and every baseline continue the same contexts.
 Everything is compared with the real continuation, with swapped pairs as controls, real recordings as the floor and the
-tokenizer's reconstruction as the ceiling. The unit of every interval and test is the context.
+tokenizer's reconstruction as the ceiling. The unit of every interval and test is the session, since contexts of one
+session are not independent; with a single session it is the context, and nothing generalises beyond that recording.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Rollouts:
         n_partners: int = 4,
         baselines: Mapping[str, Any] | None = None,
         baseline_max_s: float | None = None,
-        n_bootstrap: int = 2000,
+        n_bootstrap: int = 5000,
         correction: Literal["holm", "benjamini_hochberg", "none"] = "holm",
         save_signals: bool = True,
         n_examples: int = 3,
@@ -204,7 +205,7 @@ class Rollouts:
             fmin_hz=self.fmin_hz,
             fmax_hz=self.fmax_hz,
         )
-        statistics = compared.divergence.statistics(self.n_bootstrap, self.seed, self.correction)
+        statistics = compared.divergence.statistics(self.n_bootstrap, self.seed, self.correction, compared.clusters)
         window, stride, times_s = self._sliding(sampled.target_steps, sampled.sfreq_hz, notes)
         windows = self._windows(generated, real, sampled.sfreq_hz, window, stride)
         drifting = drift(
@@ -222,6 +223,13 @@ class Rollouts:
         if tokenizer is not None and hasattr(task, "scores"):
             tokens = summarise_tokens(task, data, real, fitted, device)
         task.train(was_training)
+        read_s, trained_s = _windows_read_s(task, forecaster, tokenizer, sampled.sfreq_hz, sampled.total_steps)
+        if read_s is not None and trained_s is not None and read_s > trained_s:
+            notes.append(
+                f"The model reads up to {read_s:g} s at once, but was trained on windows of {trained_s:g} s: positions "
+                "beyond them were never trained (model.max_context: null stays within them)."
+            )
+            log.warning("%s", notes[-1])
 
         findings = Findings(
             sampled=sampled,
@@ -234,7 +242,9 @@ class Rollouts:
             facts=facts,
             source=data.source,
             part=self.places.part,
-            read_s=_window_read_s(forecaster, tokenizer, sampled.sfreq_hz),
+            read_s=read_s,
+            groups=real.groups(),
+            correction=self.correction,
             described={name: each for name, each in facts.items() if name != "model"},
             n_bootstrap=self.n_bootstrap,
             seed=self.seed,
@@ -372,7 +382,16 @@ class Rollouts:
         lines = {**compared.divergence.to_dict(), "curves": compared.divergence.curves()}
         lines["lines"] |= {name: _listed(values) for name, values in compared.others.items()}
         _write_json(folder / "divergence.json", lines)
-        _write_json(folder / "statistics.json", {"correction": self.correction, "controls": findings.statistics})
+        _write_json(
+            folder / "statistics.json",
+            {
+                "correction": self.correction,
+                "unit": compared.unit,
+                "n_units": compared.n_units,
+                "controls": findings.statistics,
+                "controls_by_context": compared.divergence.statistics(self.n_bootstrap, self.seed, self.correction),
+            },
+        )
         _write_json(
             folder / "windows.json",
             {"times_s": findings.times_s, **{name: each.to_dict() for name, each in findings.windows.items()}},
@@ -397,10 +416,19 @@ class Rollouts:
             save_rollouts(folder, generated, real, metadata)
 
 
-def _window_read_s(forecaster: Any, tokenizer: Any, sfreq_hz: float) -> float | None:
-    """Seconds of the past that a token model reads at once; None where it reads all of the context."""
-    longest = getattr(forecaster, "max_context", None)
-    return None if longest is None or tokenizer is None else longest * tokenizer.hop / sfreq_hz
+def _windows_read_s(
+    task: Any, forecaster: Any, tokenizer: Any, sfreq_hz: float, total_steps: int
+) -> tuple[float | None, float | None]:
+    """Seconds of the past that a token model reads at once, and that its training windows had; None: not said."""
+    if tokenizer is None:
+        return None, None
+    whole = total_steps / tokenizer.hop
+    longest, trained = getattr(forecaster, "max_context", None), getattr(task, "n_frames", None)
+    frame_s = tokenizer.hop / sfreq_hz
+    return (
+        min(whole, longest or whole) * frame_s,
+        None if trained is None else trained * frame_s,
+    )
 
 
 def _describe(sampler: Any) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ _WORDS = {
 }
 _SHORT = {"correct": "model", "real_real": "real–real", "own_context": "own context"}
 _MOST_COLUMNS = 3
+_IN_HZ = ("psd_centroid",)
 _MOST_VALUES = 4.0
 
 
@@ -153,7 +154,7 @@ def distance_violins(
 
 def effect_sizes(
     path: Path,
-    effects: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    p: Mapping[str, Mapping[str, float | None]],
     better_than: Mapping[str, Mapping[str, float]],
     labels: Mapping[str, str],
     length_s: float,
@@ -163,21 +164,21 @@ def effect_sizes(
 
     Args:
         path: PNG to write.
-        effects: control → metric → (median difference, low, high); a dot is filled where its interval leaves out 0.
+        p: control → metric → corrected p, None where there is no test; a dot is filled where it is below 0.05.
         better_than: control → metric → share of contexts.
         labels: how each metric is called.
         length_s: length compared.
         source: where the data came from.
     """
-    controls = [name for name in effects if effects[name]]
-    metrics = list(effects[controls[0]]) if controls else []
+    controls = [name for name in p if p[name]]
+    metrics = list(p[controls[0]]) if controls else []
     figure, axis = new_figure(1, 1, width=7.6, height=1.6 + 0.24 * max(len(metrics), 1))
     styles = line_styles(controls)
     for row, metric in enumerate(metrics):
         for number, control in enumerate(controls):
-            _, low, high = effects[control].get(metric, (math.nan,) * 3)
+            corrected = p[control].get(metric)
             share = better_than[control].get(metric, math.nan)
-            sure = low > 0 or high < 0
+            sure = corrected is not None and corrected < 0.05
             colour = styles[control][0]
             y = row + 0.18 * (number - (len(controls) - 1) / 2)
             axis.plot(share, y, "o", ms=6, color=colour, mfc=colour if sure else "white", label=_word(control))
@@ -187,8 +188,7 @@ def effect_sizes(
     label_axes(
         axis,
         f"All distances over the first {length_s:g} s, {source_text(source)}",
-        "share of contexts in which the model is nearer to its own continuation\n"
-        "(filled: the 95 % interval of the median difference leaves out 0)",
+        "share of contexts in which the model is nearer to its own continuation\n(filled: corrected p < 0.05)",
         "",
     )
     _unique_legend(axis)
@@ -201,7 +201,7 @@ def power_spectra(
     spectra: Mapping[str, Float[np.ndarray, "example frequency"]],
     source: DataSource,
 ) -> Path:
-    """Channel-mean power of real and generated continuations: medians, quartiles as bands (unit of the data²/Hz)."""
+    """Channel-mean power of real and generated continuations: medians, quartiles as bands (data unit²/Hz)."""
     figure, axis = new_figure(1, 1, width=7.4, height=4.6)
     styles = line_styles(list(spectra))
     for name, power in spectra.items():
@@ -214,7 +214,7 @@ def power_spectra(
     if real is not None and np.median(real, axis=0).max() > 0:
         middle = np.median(real, axis=0)
         axis.set_ylim(max(middle.min() / 30, middle.max() * 1e-8), middle.max() * 30)
-    label_axes(axis, f"Power spectra, {source_text(source)}", "frequency (Hz)", "power density")
+    label_axes(axis, f"Power spectra, {source_text(source)}", "frequency (Hz)", "power density (data unit²/Hz)")
     add_legend(axis)
     return save_figure(figure, path)
 
@@ -272,6 +272,7 @@ def example_traces(
     generated: Mapping[str, Float[np.ndarray, "example channel after"]],
     sfreq_hz: float,
     titles: Sequence[str],
+    channels: Sequence[str],
     source: DataSource,
 ) -> Path:
     """Contexts and what follows them: the recording on top, below it one row for each method, on the same scale.
@@ -283,6 +284,7 @@ def example_traces(
         generated: method → continuation.
         sfreq_hz: sampling rate.
         titles: of the examples.
+        channels: names of the channels.
         source: where the data came from.
     """
     rows = {"real": real, **generated}
@@ -301,14 +303,16 @@ def example_traces(
                 shown = np.clip(values[column, channel], -_MOST_VALUES * step, _MOST_VALUES * step)
                 axis.plot(after, shown + shift, color=styles[name][0], lw=0.8)
             axis.axvline(0, color=GREY, lw=0.8, ls="--")
-            axis.set(yticks=[], ylim=(-step * (real.shape[1] - 0.2), 0.9 * step))
+            axis.set(ylim=(-step * (real.shape[1] - 0.2), 0.9 * step))
+            axis.set_yticks(-step * np.arange(real.shape[1]), channels if column == 0 else [], fontsize=8)
             if row == 0:
                 axis.set_title(titles[column], fontsize=11)
             if column == 0:
                 axis.set_ylabel(_word(name), fontsize=11)
             if row == len(rows) - 1:
                 axis.set_xlabel("time after the context (s)")
-    figure.suptitle(f"Continuations of the same contexts, {source_text(source)}", fontsize=13)
+    spacing = f"channels are {step:.2g} data units apart"
+    figure.suptitle(f"Continuations of the same contexts, {source_text(source)} ({spacing})", fontsize=13)
     return save_figure(figure, path)
 
 
@@ -361,7 +365,8 @@ def window_metrics(
         quantiles: line → feature → the 5, 25, 50, 75 and 95 % quantiles over examples.
         features: panels, in order.
         labels: how each feature is called.
-        outside: line → feature → share of values outside the real range; the last panel shows all features.
+        outside: line → feature → share of values outside the range of the other real contexts, also of the real
+            ones; the last panel shows all features.
         source: where the data came from.
     """
     figure, panels = _grid(len(features) + 1, 4.3, 3.2)
@@ -378,7 +383,7 @@ def window_metrics(
                 if len(times_s) == 1:
                     panel.vlines(times_s, found[0], found[4], color=colour, alpha=0.5)
                 panel.fill_between(times_s, found[0], found[4], color=colour, alpha=0.12, lw=0)
-        label_axes(panel, labels[feature], "middle of the window (s)", "")
+        label_axes(panel, labels[feature], "middle of the window (s)", "Hz" if feature in _IN_HZ else "")
     bars = panels[len(features)]
     names = list(next(iter(outside.values()))) if outside else []
     height = 0.8 / max(len(outside), 1)
@@ -390,10 +395,9 @@ def window_metrics(
             color=styles.get(line, (BLUE, "-"))[0],
             label=_word(line),
         )
-    bars.axvline(0.1, color=GREY, ls="--", lw=1)
     bars.set_yticks(range(len(names)), [labels[name] for name in names], fontsize=7)
     bars.invert_yaxis()
-    label_axes(bars, "outside the real 5–95 %", "share of windows (real: 0.1)", "")
+    label_axes(bars, "outside the 5–95 % of the other real contexts", "share of values", "")
     _shared_legend(figure, panels)
     figure.suptitle(f"Statistics of sliding windows, {source_text(source)}", fontsize=13)
     return save_figure(figure, path)
