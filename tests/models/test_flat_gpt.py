@@ -262,3 +262,32 @@ def test_untrained_loss_is_that_of_guessing():
     torch.manual_seed(0)
     model = FlatGPT(SITES, LEVELS, VOCAB, **SMALL)
     assert model.loss(codes(20)).item() == pytest.approx(math.log(VOCAB), abs=0.05)
+
+
+def test_codes_that_stand_for_like_signals_start_with_like_embeddings():
+    network = FlatGPT(n_sites=2, n_levels=2, vocab_size=32, width=24, n_layers=1, n_heads=2, n_kv_heads=1, ffn_width=32)
+    vectors = (
+        torch.randn(2, 32, 6, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 0.1])[:, None, None]
+    )
+    state = torch.random.get_rng_state()
+    assert network.start_from(vectors)
+    assert torch.equal(torch.random.get_rng_state(), state), "the start draws nothing from torch's own generator"
+    tables = network.embedding.weight.detach().view(2, 32, 24)
+    for table, codes in zip(tables, vectors, strict=True):
+        ours, theirs = torch.cdist(table, table).flatten(), torch.cdist(codes, codes).flatten()
+        assert torch.corrcoef(torch.stack([ours, theirs]))[0, 1] > 0.9
+        assert 0.01 < float(table.std()) < 0.04
+
+
+def test_a_start_never_overwrites_weights_that_were_loaded():
+    sizes = {"n_sites": 2, "n_levels": 2, "vocab_size": 8, "width": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1}
+    trained, network = FlatGPT(**sizes, ffn_width=16), FlatGPT(**sizes, ffn_width=16)
+    network.load_state_dict(trained.state_dict())
+    assert not network.start_from(torch.randn(2, 8, 4))
+    assert torch.equal(network.embedding.weight, trained.embedding.weight)
+
+
+def test_a_start_from_other_codes_is_refused():
+    network = FlatGPT(n_sites=2, n_levels=2, vocab_size=8, width=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_width=16)
+    with pytest.raises(ShapeMismatch, match="vectors"):
+        network.start_from(torch.randn(3, 8, 4))

@@ -171,3 +171,22 @@ def test_taking_what_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "Invalid take=dta: expected a key of the chain's configuration" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_published_size_trains_its_tokenizer_as_published(tmp_path: Path) -> None:
+    from brainlab.config.compose import Composer, forget, publish
+
+    register_resolver()
+    cfg = Composer().compose(["experiment=meg_gpt_full", f"paths.root={tmp_path}"])
+    publish(cfg)
+    try:
+        chain = Chain(OmegaConf.to_container(cfg.job.stages, resolve=True))
+        stages = {stage.name: stage.cfg for stage in chain._composed(cfg)}
+    finally:
+        forget()
+    assert list(stages) == ["prepare", "tokenizer", "gpt"]
+    tokenizer, gpt = stages["tokenizer"], stages["gpt"]
+    assert (tokenizer.model.lr, tokenizer.model.scheduler, tokenizer.model.phase_weight) == (5e-5, None, 0.5)
+    assert (tokenizer.data.window_s, tokenizer.data.batch_size, tokenizer.data.tokenizer) == (10.24, 480, None)
+    assert tokenizer.model.network.n_filters == 1024
+    assert (gpt.model.lr, gpt.data.window_s, gpt.data.heldout_dataset) == (2e-4, 61.44, "mous")

@@ -128,6 +128,11 @@ class BrainTokMix(nn.Module):
         decoded = self.decoder(self._joined(quantised.values))[..., : signal.shape[-1]]
         return Reconstruction(decoded, quantised.codes, quantised.commit)
 
+    @property
+    def code_vectors(self) -> Float[Tensor, "level code dim"] | None:
+        """The codebooks; None for a finite scalar quantiser, whose codes are a grid."""
+        return self.quantiser.codebooks if isinstance(self.quantiser, ResidualVectorQuantiser) else None
+
     def latent(self, signal: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch frame site width"]:
         """What is quantised: one vector for every place of every frame."""
         if signal.ndim != 3 or signal.shape[1] != self.n_channels:

@@ -41,6 +41,7 @@ from brainlab.nn.rope import rotation_table
 __all__ = ["FlatGPT", "corrupted_spans"]
 
 _CHUNK_BYTES = 1 << 25
+_START = 0.02  # standard deviation of embeddings
 
 
 def corrupted_spans(
@@ -62,6 +63,11 @@ def corrupted_spans(
     rank = torch.rand(batch, n_levels, device=device).argsort(dim=1)
     half = rank < max(1, n_levels // 2)
     return single | (inside[:, :, None, None] & half[:, None, None, :])
+
+
+def _touched(module: nn.Module, _: object) -> None:
+    """Loaded weights are no start any more."""
+    module._untouched = False
 
 
 class FlatGPT(nn.Module):
@@ -150,7 +156,46 @@ class FlatGPT(nn.Module):
         self.hidden = None if embedding_corruption is None else nn.Embedding(n_levels, size)
         for module in (self.embedding, self.site, self.hidden, self.heads):
             if module is not None:
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=_START)
+        self._untouched = True
+        self.register_load_state_dict_post_hook(_touched)
+
+    @torch.no_grad()
+    def start_from(self, vectors: Float[Tensor, "level code dim"], noise: float = 0.3) -> bool:
+        """Let codes that stand for like signals start with like embeddings.
+
+        A table that starts at random knows nothing of which codes are neighbours; a network first has to find that out
+        from how they follow each other. Every level's vectors are centred, brought to one size, and turned into the
+        embedding's space by a fixed rotation. Weights that were loaded are left as they are.
+
+        Args:
+            vectors: what the codes stand for, as a tokenizer's ``code_vectors``.
+            noise: of the start, as a share of its size, so that near-equal codes can part.
+
+        Returns:
+            whether the embedding was changed.
+
+        Raises:
+            ShapeMismatch: if levels or codes differ in number.
+        """
+        if not self._untouched or self.embedding.weight.is_meta:
+            return False
+        if tuple(vectors.shape[:2]) != (self.n_levels, self.vocab_size):
+            raise ShapeMismatch(
+                "vectors", tuple(vectors.shape), f"expected ({self.n_levels}, {self.vocab_size}, dim), as the codes"
+            )
+        weight = self.embedding.weight
+        size, dim = weight.shape[1], vectors.shape[2]
+        generator = torch.Generator().manual_seed(0)  # not torch's own: what follows draws as it would without this
+        mixed = torch.randn(max(size, dim), max(size, dim), generator=generator)
+        rotation = torch.linalg.qr(mixed)[0][:dim, :size]
+        start = vectors.detach().float().cpu()
+        start = (start - start.mean(dim=1, keepdim=True)).flatten(1)
+        start = start / start.std(dim=1, keepdim=True).clamp_min(1e-12)
+        start = start.view(-1, dim) @ rotation
+        start = start / start.std().clamp_min(1e-12) + noise * torch.randn(weight.shape, generator=generator)
+        weight.copy_(_START * start)
+        return True
 
     # ---- codes ↔ places ------------------------------------------------------------------------------------------
 

@@ -209,6 +209,8 @@ class Forecasting(LightningModule):
         max_context: longest window of a forecast in frames; null is ``n_frames``.
         use_cache: keep keys and values of the window in a forecast.
         shift: what a full window of a forecast drops: a share of it, or as an int a number of tokens.
+        start_from_codes: begin training with embeddings that know which codes stand for like signals, where network
+            and tokenizer can tell (``start_from``, ``code_vectors``).
 
     Raises:
         InvalidValue: for a size or rate that cannot be.
@@ -234,6 +236,7 @@ class Forecasting(LightningModule):
         max_context: int | None = None,
         use_cache: bool = True,
         shift: float | int = 0.5,
+        start_from_codes: bool = True,
     ) -> None:
         super().__init__()
         for name, size in (("n_sites", n_sites), ("n_levels", n_levels), ("vocab_size", vocab_size)):
@@ -244,7 +247,9 @@ class Forecasting(LightningModule):
                     "expected a positive size; null follows the tokenizer in a run",
                     hint="choose a tokenizer, as in tokenizer=mu_law",
                 )
-        assert n_sites and n_levels and vocab_size
+        assert n_sites
+        assert n_levels
+        assert vocab_size
         if not 0 < lr < math.inf:
             raise InvalidValue("model.lr", lr, "expected a positive rate")
         if scheduler_interval not in ("step", "epoch"):
@@ -264,6 +269,7 @@ class Forecasting(LightningModule):
                 "expected a network that can read other codes",
                 hint="set it to null",
             )
+        self.start_from_codes = start_from_codes
         self._since: float | None = None
 
     # ---- training ------------------------------------------------------------------------------------------------
@@ -273,6 +279,15 @@ class Forecasting(LightningModule):
     ) -> tuple[Float[Tensor, "batch position vocab"], Int[Tensor, "batch position"]]:
         """Logits and the codes that they predict."""
         return self.network(codes)
+
+    def setup(self, stage: str) -> None:
+        """Start the embedding from the tokenizer's codebooks; a checkpoint that is loaded afterwards wins."""
+        if stage != "fit" or not self.start_from_codes or not hasattr(self.network, "start_from"):
+            return
+        tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
+        vectors = getattr(tokenizer, "code_vectors", None)
+        if vectors is not None:
+            self.network.start_from(vectors)
 
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         codes = batch["codes"].long()
