@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from brainlab.errors import InvalidFile, InvalidValue, LeakError
 from brainlab.io.legacy_chunks import write_chunks
 from brainlab.prepare.steps.channels import Pick
 from brainlab.prepare.steps.cleaning import Clean
-from brainlab.prepare.steps.filters import Resample
+from brainlab.prepare.steps.filters import BandPass, Resample
 from brainlab.prepare.steps.scaling import RobustScale
 from brainlab.types import PreparedData, Tokenizer
 
@@ -269,6 +270,10 @@ def test_what_was_left_out_and_where_the_seconds_went_is_described(cache: Path, 
     assert parts.rows[0] == ("train", 1, 30.0, 15)
     short = ready(cache, tmp_path, split="time", steps=STEPS)
     assert list(short.left_out) == ["sub-9_raw"]
+    last = short.tables()[0].rows[-1]
+    assert (last[0], last[1]) == ("sub-9_raw", "prepared")
+    assert last[-1].startswith("in no part: 3 s are too short")
+    assert "left_out" not in told
 
 
 def test_a_saved_split_is_used_again_and_one_that_leaks_is_refused(cache: Path, root: Path, tmp_path: Path) -> None:
@@ -368,7 +373,7 @@ def test_a_recording_that_comes_twice_may_not_stand_in_two_parts(cache: Path, ro
         ({"fractions": [0.5, 0.1, 0.1]}, r"data\.fractions="),
         ({"window_s": 0}, r"data\.window_s=0: expected a positive"),
         ({"overlap_s": 2.0}, r"data\.overlap_s=2\.0: expected 0 or more, below"),
-        ({"split": "time", "guard_s": 1.0}, r"data\.guard_s=1\.0: expected at least a window of 2 s"),
+        ({"split": "time", "guard_s": 1.0}, r"data\.window_s=2\.0: expected at most data\.guard_s=1"),
         ({"split": "time", "window_s": 30.0, "guard_s": 30.0}, r"data\.guard_s=30"),
         ({"split": "subject", "window_s": 300.0}, r"data\.window_s=300\.0: expected at most the \d+ s"),
         ({"split": "subject", "fractions": [0.98, 0.01, 0.01]}, r"data\.split=subject: expected recordings in every"),
@@ -433,6 +438,65 @@ def test_training_codes_are_those_of_the_windows_and_disturb_no_loader(cache: Pa
         next(ready(cache, root, split="time").training_codes())
 
 
+class Learned(Halves):
+    """As if it had been trained."""
+
+    def __init__(self, n_channels: int, trained_with: dict[str, Any] | None) -> None:
+        super().__init__(n_channels)
+        self.trained_with = trained_with
+
+
+def written_settings(folder: Path, **settings: Any) -> dict[str, Any]:
+    """What a configuration file says of the data that ``ready`` makes."""
+    return {
+        "root": str(folder), "include": "*", "subject": None, "size": "default",
+        "steps": {
+            "pick": {"_target_": "x.Pick", "kinds": ["eeg"]}, "resample": {"_target_": "x.Resample", "sfreq_hz": 50},
+            "off": None, "scale": {"_target_": "x.RobustScale"},
+        },
+        "split": "session", "fractions": [0.5, 0.2, 0.3], "guard_s": 2.0, "seed": 0, **settings,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "own", "expected"),
+    [
+        ({}, {}, None),
+        ({"split": "time"}, {}, r"trained on 3 of the 3 recordings that validate or test here \(sub-.*not held out"),
+        ({"fractions": [1.0, 0.0, 0.0]}, {}, r"trained on 3 of the 3 recordings"),
+        ({"split": "time"}, {"split": "time"}, None),
+        ({"split": "time", "seed": 7}, {"split": "time"}, None),
+        ({"split": "time", "fractions": [0.8, 0.1, 0.1]}, {"split": "time"}, r"trained on 6 of the 6 recordings"),
+        ({"root": "elsewhere"}, {}, r"trained on other recordings.*is unknown"),
+        ({"steps": {"pick": {"_target_": "x.Pick", "kinds": ["eeg"]}}}, {}, r"prepared in another way.*is unknown"),
+        ({"split_file": "gone.json"}, {}, r"cannot be drawn again.*is unknown"),
+        (None, {}, r"does not say which recordings it was trained on.*is unknown"),
+    ],
+)
+def test_a_tokenizer_that_has_seen_what_is_held_out_is_told(
+    cache: Path, root: Path, trained_with: Any, own: dict[str, Any], expected: str | None, caplog: Any
+) -> None:
+    kept = None if trained_with is None else written_settings(root, **trained_with)
+    settings = {"split": "session", "fractions": [0.5, 0.2, 0.3], **own}
+    data = ready(cache, root, tokenizer=partial(Learned, trained_with=kept), **settings)
+    if expected is None:
+        assert data.notes == []
+        return
+    (note,) = data.notes
+    assert re.search(expected, note)
+    assert data.describe()["notes"] == [note]
+    assert note in caplog.text
+
+
+def test_filters_that_look_further_than_the_guard_are_told(cache: Path, root: Path) -> None:
+    steps = {"pick": Pick(("eeg",)), "band": BandPass(0.2, 20.0, "zero"), "resample": Resample(50.0)}
+    (note,) = ready(cache, root, split="time", steps=steps).notes
+    assert re.search(r"look [\d.]+ s ahead, further than data\.guard_s=2", note)
+    causal = {**steps, "band": BandPass(0.2, 20.0, "minimum")}
+    assert ready(cache, root, split="time", steps=causal).notes == []
+    assert ready(cache, root, split="session", fractions=[0.5, 0.2, 0.3], steps=steps).notes == []
+
+
 def test_a_tree_of_pickled_chunks_is_imported_with_its_borders(cache: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(3):
@@ -447,6 +511,10 @@ def test_a_tree_of_pickled_chunks_is_imported_with_its_borders(cache: Path, tmp_
         [0, 600], [600, 1200], [1200, 1500],
     ]  # fmt: skip
     assert {row["status"] for row in data.describe()["recordings"]} == {"prepared"}
+    assert data.scaler_span(0) is None
+    assert data.notes == []
+    (note,) = ready(cache, tmp_path, split="time").notes
+    assert re.search(r"Nobody knows which part of .* its scales .* data\.split=time", note)
     with pytest.raises(InvalidValue, match=r"data\.subject=1: expected nothing but the default"):
         ready(cache, tmp_path, subject=1)
 

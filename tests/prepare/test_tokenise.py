@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import partial
 from pathlib import Path
 
@@ -112,5 +113,35 @@ def test_no_checkpoint_and_a_damaged_one_are_one_sentence(tmp_path: Path) -> Non
     with pytest.raises(InvalidValue, match=r"data\.tokenizer\.checkpoint=null: expected a checkpoint"):
         TrainedTokenizer(3, partial(Causal))
     (tmp_path / "bad.ckpt").write_bytes(b"nothing")
-    with pytest.raises(InvalidFile, match=r"bad\.ckpt"):
+    with pytest.raises(
+        InvalidFile, match=r"data\.tokenizer\.checkpoint=.*bad\.ckpt.*damaged.*experiment=meg_tokenizer"
+    ):
         TrainedTokenizer(3, partial(Causal), tmp_path / "bad.ckpt")
+
+
+class Harmful:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch", "torch with a newer protocol"])
+def test_a_file_that_asks_for_code_is_called_so_and_runs_none(tmp_path: Path, form: str) -> None:
+    path, marker = tmp_path / "bad.ckpt", tmp_path / "ran"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(Harmful(marker)))
+    else:
+        torch.save(Harmful(marker), path, pickle_protocol=4 if "newer" in form else 2)
+    with pytest.raises(InvalidFile, match=r"data\.tokenizer\.checkpoint=.*nothing (of it )?was run"):
+        TrainedTokenizer(3, partial(Causal), path)
+    assert not marker.exists()
+
+
+def test_the_data_that_trained_a_tokenizer_are_read_from_its_checkpoint(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, Causal(3))
+    assert TrainedTokenizer(3, partial(Causal), path).trained_with is None
+    state = torch.load(path)
+    torch.save({**state, "brainlab": {"config": "seed: 1\ndata:\n  split: time\n  seed: 1\n"}}, path)
+    assert TrainedTokenizer(3, partial(Causal), path).trained_with == {"split": "time", "seed": 1}

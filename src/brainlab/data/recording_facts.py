@@ -27,7 +27,8 @@ def describe(data: MixedRecordings) -> dict[str, Any]:
         "folders": {name: source.root for name, source in data.sources.items()},
         "recordings": [_row(data, row, numbers.get(str(row.get("session")))) for row in manifest],
         "status": dict(Counter(str(row.get("status")) for row in manifest)),
-        "left_out": data.left_out,
+        **({"left_out": data.left_out} if data.left_out else {}),
+        **({"notes": data.notes} if data.notes else {}),
         "sfreq_hz": rate,
         "window_s": data.n_samples / rate,
         "stride_s": data.stride / rate,
@@ -49,7 +50,8 @@ def describe(data: MixedRecordings) -> dict[str, Any]:
 
 def tables(data: MixedRecordings) -> list[Table]:
     """What became of every recording, and what each part holds."""
-    sessions = Table("sessions", "What became of every recording", *manifest_table(manifest_of(data.store.folder)))
+    manifest = [_with_place(data, row) for row in manifest_of(data.store.folder)]
+    sessions = Table("sessions", "What became of every recording", *manifest_table(manifest))
     rows = tuple((part, *facts.values()) for part, facts in _parts(data).items())
     parts = Table("parts", f"Split by {data.assignment.kind}", ("part", "sessions", "seconds", "windows"), rows)
     return [sessions, parts]
@@ -66,10 +68,17 @@ def _parts(data: MixedRecordings) -> dict[str, dict[str, Any]]:
     }
 
 
+def _with_place(data: MixedRecordings, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A prepared recording that the split has no place for says so where others say why they are not there."""
+    reason = data.left_out.get(str(row.get("session")))
+    return {**row, "reason": f"in no part: {reason}"} if reason else dict(row)
+
+
 def _row(data: MixedRecordings, row: Mapping[str, Any], number: int | None) -> dict[str, Any]:
     """One line of the manifest, with the seconds that each part has of the recording."""
+    row = _with_place(data, row)
     if number is None:
-        return dict(row)
+        return row
     seconds = {}
     for part, rows in data.stretches.items():
         own = rows[rows[:, 0] == number]

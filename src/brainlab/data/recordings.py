@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from brainlab.data.layout import CanonicalStore, ChannelLayout, canonical_layout, channel_sets
 from brainlab.data.recording_facts import describe, tables
+from brainlab.data.recording_notes import notes_of
 from brainlab.data.recording_split import KINDS, Assignment, Kind, Member, TrainingSpan
 from brainlab.data.sampling import ChannelSetSampler, already_collated
 from brainlab.data.sources import OnError, Source, manifest_of, prepare_source, unite
@@ -78,7 +79,8 @@ class MixedRecordings(LightningDataModule):
 
     Attributes (after ``setup``):
         store: the prepared signals; ``stretches``: part → rows (session, start, stop) that windows lie in;
-        ``channels``: of a signal, in order; ``tokenizer``: built, or None; ``split_path``: the saved split.
+        ``channels``: of a signal, in order; ``tokenizer``: built, or None; ``split_path``: the saved split; ``notes``:
+        doubts about the split, in sentences.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class MixedRecordings(LightningDataModule):
         # One simulated source among files makes the result no result on recordings.
         self.source: DataSource = "synthetic" if "synthetic" in kinds else "files"
         self.fingerprint = ""
+        self.notes: list[str] = []
         self.train_sampler: Any = None
         self.tokenizer: Tokenizer | None = None
         self._store: Store | None = None
@@ -205,12 +208,15 @@ class MixedRecordings(LightningDataModule):
         self._check_window()
         self.assignment, self.left_out = self._assignment()
         self.assignment.refuse_copies([session.sha256 for session in self.store.sessions])
-        spans = [self.scaler_span(number) for number in range(len(self.store))]
+        spans = [self.scaler_span(number) or (0, 0) for number in range(len(self.store))]
         self.assignment.refuse_foreign_statistics(spans, self.sfreq_hz)
         self._say_what_is_missing()
         self._bad = [bad_spans(session) if self.avoid_bad else [] for session in self.store.sessions]
         self.stretches = {part: self._stretches(part) for part in PARTS}
         self.windows = {part: self._windows(part) for part in PARTS}
+        self.notes = notes_of(self)
+        for note in self.notes:
+            log.warning("%s", note)
         self._ready = True
 
     def _check_window(self) -> None:
@@ -422,10 +428,13 @@ class MixedRecordings(LightningDataModule):
         """Per recording the way back to SI units: value = stored · scale + centre, per channel of the recording."""
         return [session.attrs.get("scalers") for session in self.store.sessions]
 
-    def scaler_span(self, session: int) -> tuple[int, int]:
-        """Samples [start, stop) that this recording's own statistics were taken from; (0, 0) where none were."""
-        start, stop = self.session(session).attrs.get("span") or (0, 0)
-        return int(start), int(stop)
+    def scaler_span(self, session: int) -> tuple[int, int] | None:
+        """Samples [start, stop) that this recording's own statistics were taken from.
+
+        (0, 0) where no step took any, None where nobody knows, as in recordings that were prepared elsewhere.
+        """
+        span = self.session(session).attrs.get("span")
+        return None if span is None else (int(span[0]), int(span[1]))
 
     def session(self, number: int) -> Session:
         """One recording of the store: name, length, and facts in ``attrs``."""
@@ -588,8 +597,9 @@ def _check_settings(
         raise InvalidValue("data.overlap_s", overlap_s, f"expected 0 or more, below data.window_s={window_s:g}")
     if split == "time" and guard_s < window_s:
         raise InvalidValue(
-            "data.guard_s", guard_s, f"expected at least a window of {window_s:g} s between two parts",
-            hint="neighbouring windows of one recording are alike",
+            "data.window_s", window_s,
+            f"expected at most data.guard_s={guard_s:g} with data.split=time: neighbouring windows of one recording are"
+            " alike", hint=f"shorter windows, or data.guard_s={window_s:g}",
         )  # fmt: skip
 
 

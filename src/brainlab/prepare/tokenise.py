@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import pickletools
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jaxtyping import Float32, Int64
 
 from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
@@ -23,6 +26,8 @@ from brainlab.types import Tokenizer
 __all__ = ["TrainedTokenizer", "encode_in_pieces", "tokenise_store"]
 
 _LISTED = 6
+_LOOKED_AT = 2**24
+_CALLS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "REDUCE", "NEWOBJ", "NEWOBJ_EX")
 Read = Callable[[int, int, int], np.ndarray]
 
 
@@ -104,6 +109,8 @@ def tokenise_store(
 class TrainedTokenizer:
     """A tokenizer network with the weights of a finished training, in evaluation mode.
 
+    ``trained_with`` holds the settings of the data that the network was trained on, None where the file does not tell.
+
     Args:
         n_channels: rows of a signal.
         network: makes the network when called with ``n_channels``; it has the attributes of a tokenizer.
@@ -125,10 +132,20 @@ class TrainedTokenizer:
                 hint="train one with experiment=meg_tokenizer",
             )  # fmt: skip
         path = Path(checkpoint).expanduser()
+        hint = "checkpoints/best.ckpt of a run of experiment=meg_tokenizer is one"
         self.network = network(n_channels=n_channels)
-        state = load_torch(path)
+        try:
+            state = load_torch(path)
+        except InvalidFile as error:
+            expected = error.expected
+            if "nothing of it was run" not in expected and _asks_for_code(path):
+                expected = "expected only tensors and plain containers; it asks for code, of which nothing was run"
+            raise InvalidFile("data.tokenizer.checkpoint", path, expected, hint=hint) from error
         if not isinstance(state, dict):
-            raise InvalidFile("data.tokenizer.checkpoint", path, f"expected a dictionary, found {type(state).__name__}")
+            raise InvalidFile(
+                "data.tokenizer.checkpoint", path, f"expected a dictionary, found {type(state).__name__}", hint=hint
+            )  # fmt: skip
+        self.trained_with = _data_settings(state)
         weights = _network_weights(state.get("state_dict", state))
         _expect_same(self.network.state_dict(), weights, path, _spelled(network))
         self.network.load_state_dict(weights, strict=True)
@@ -138,6 +155,11 @@ class TrainedTokenizer:
         self.n_levels, self.vocab_size = int(self.network.n_levels), int(self.network.vocab_size)
         self.receptive_field = int(self.network.receptive_field)
         self.fingerprint = self._hash(_spelled(network))
+
+    @property
+    def code_vectors(self) -> Any:
+        """What the codes stand for, (level, code, dim), where they are entries of codebooks; else None."""
+        return getattr(self.network, "code_vectors", None)
 
     def _hash(self, settings: str) -> str:
         import torch
@@ -188,6 +210,34 @@ def _spelled(value: Any) -> str:
         return repr(value)
     kind = value if hasattr(value, "__qualname__") else type(value)
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _asks_for_code(path: Path) -> bool:
+    """Whether a file that torch refuses is a pickle that imports or calls something; it is looked at, never loaded."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                content = archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+        else:
+            with path.open("rb") as stream:
+                content = stream.read(_LOOKED_AT)
+        return any(code.name in _CALLS for code, *_ in pickletools.genops(content))
+    except Exception:
+        return False  # no pickle at all
+
+
+def _data_settings(state: dict[str, Any]) -> dict[str, Any] | None:
+    """The ``data`` of the configuration that a run keeps in its checkpoints."""
+    kept = state.get("brainlab")
+    text = kept.get("config") if isinstance(kept, dict) else None
+    if not isinstance(text, str):
+        return None
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    data = found.get("data") if isinstance(found, dict) else None
+    return data if isinstance(data, dict) else None
 
 
 def _network_weights(state: dict[str, Any]) -> dict[str, Any]:
