@@ -16,6 +16,7 @@ from scipy.signal import lfilter
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.evaluation.rollout_divergence import kinds_and_owners
 from brainlab.evaluation.rollout_generation import continue_contexts, load_rollouts, read_places
+from brainlab.evaluation.rollout_report import _sign
 from brainlab.evaluation.rollout_tokens import in_frames, linear_bits, training_unigram
 from brainlab.evaluation.rollouts import Rollouts
 from brainlab.evaluation.session_sampler import Place
@@ -214,6 +215,14 @@ def test_intervals_and_tests_are_over_sessions(judged: tuple[Any, Path]) -> None
     assert "of 36 distances, 0 are significantly smaller" in text.lower()
     assert "4 sessions cannot show more" in text
     assert "too few to be sure" in text
+
+
+def test_an_interval_of_few_sessions_is_no_finding_without_its_test() -> None:
+    gain = {"low": 0.01, "high": 0.1, "n_clusters": 6}
+    assert _sign({**gain, "p": 0.031}) == 1
+    assert _sign({**gain, "p": 0.31}) == 0
+    assert _sign({**gain, "p": None}) == 0
+    assert _sign({"low": -0.2, "high": -0.1, "n_clusters": 4, "p": 0.125}) == -1  # the note adds "too few to be sure"
 
 
 def test_a_perfect_generator_lies_outside_as_often_as_real_recordings(judged: tuple[Any, Path]) -> None:

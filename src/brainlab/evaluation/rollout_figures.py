@@ -136,7 +136,8 @@ def _second_order(
     figures = [
         Figure(
             "psd",
-            "Power spectra of the continuations, mean over channels: median over contexts, quartiles as bands.",
+            "Power spectra of the continuations, mean over channels: median over contexts, quartiles as bands; in "
+            "units of the prepared data.",
             plot.power_spectra(
                 folder / "psd.png", frequency, {name: each.psd.mean(axis=1) for name, each in known.items()}, source
             ),
@@ -212,7 +213,8 @@ def _examples(
     figures = [
         Figure(
             "traces",
-            f"{len(shown)} channels around the end of {len(chosen)} contexts (grey: context), spread over the sample.",
+            f"{len(shown)} channels around the end of {len(chosen)} contexts (grey: context), spread over the sample; "
+            "in units of the prepared data.",
             plot.example_traces(
                 folder / "traces.png",
                 real.context[part][..., -before:],

@@ -332,7 +332,7 @@ def notes_of(found: Findings) -> list[str]:
         "continuation are compared. "
         + (
             "Contexts of one session are not independent: intervals draw whole sessions, and tests are over the "
-            f"medians of the {sessions} sessions."
+            f"medians of the {sessions} sessions. A difference counts where the interval leaves out 0 and p < {_LEVEL}."
             if sessions > 1
             else "All contexts come from one recording: intervals and tests are over its stretches and do not "
             "generalise beyond this recording, to other sessions or other people."
@@ -510,6 +510,13 @@ def _model_of(found: Findings, line: str) -> str:
 
 
 def _sign(gain: Mapping[str, Any]) -> int:
+    """1 or −1 where a difference was found, else 0.
+
+    A bootstrap of few sessions is too narrow, so a difference needs the test as well, as soon as there are enough units
+    for a test to say anything.
+    """
+    if gain["n_clusters"] >= _FEW and not (gain["p"] is not None and gain["p"] < _LEVEL):
+        return 0
     return 1 if gain["low"] > 0 else -1 if gain["high"] < 0 else 0
 
 

@@ -397,7 +397,7 @@ def window_metrics(
         )
     bars.set_yticks(range(len(names)), [labels[name] for name in names], fontsize=7)
     bars.invert_yaxis()
-    label_axes(bars, "outside the 5–95 % of the other real contexts", "share of values", "")
+    label_axes(bars, "outside the 5–95 % of\nthe other real contexts", "share of values", "")
     _shared_legend(figure, panels)
     figure.suptitle(f"Statistics of sliding windows, {source_text(source)}", fontsize=13)
     return save_figure(figure, path)
