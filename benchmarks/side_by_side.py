@@ -82,6 +82,8 @@ def report(times: Mapping[str, Times], ours: str, targets: Mapping[str, float]) 
                 good = ratio >= targets[name]
                 reached &= good
                 line += f"   target {targets[name]:g}x {'reached' if good else 'MISSED'}"
+            elif targets:
+                line += "   no target"
         print(line)
     return reached
 
