@@ -24,7 +24,7 @@ from brainlab.io.store import Store
 from brainlab.prepare import sessions as module
 from brainlab.prepare.sessions import MANIFEST, manifest_table, prepare_store, recipe_of_steps
 from brainlab.prepare.steps.channels import BadChannels, Pick
-from brainlab.prepare.steps.checks import Units
+from brainlab.prepare.steps.checks import MissingSamples, Units
 from brainlab.prepare.steps.cleaning import Clean
 from brainlab.prepare.steps.filters import BandPass, Resample
 from brainlab.prepare.steps.meg import Maxwell
@@ -52,6 +52,8 @@ def write(
         samples[change["flat"]] = 0.0
     if "gain" in change:
         samples[:6] *= change["gain"]
+    if "all_missing" in change:
+        samples[:6] = np.nan
     if "missing" in change:
         samples[1, change["missing"]] = np.nan
     info = mne.create_info([*NAMES, "STI 014"], sfreq_hz, ["eeg"] * 6 + ["stim"], verbose="ERROR")
@@ -219,7 +221,8 @@ def test_several_failures_are_one_sentence_and_nothing_left_fails_even_when_skip
         prepare_store(gone, tmp_path / "store2", STEPS, cache=cache, on_error="skip")
 
 
-def test_discarded_sessions_are_listed_with_their_reason_and_kept_out(files, cache, tmp_path):
+def test_discarded_sessions_are_listed_with_their_reason_and_kept_out(files, cache, tmp_path, caplog):
+    caplog.set_level("INFO")
     flat = write(tmp_path, "flat", flat=[0, 1])
     short = write(tmp_path, "short", seconds=3.0)
     steps = {**STEPS, "bads": BadChannels(), "clean": Clean(window_s=1, min_segment_s=5)}
@@ -231,11 +234,25 @@ def test_discarded_sessions_are_listed_with_their_reason_and_kept_out(files, cac
     assert len(Store(tmp_path / "store")) == 1
     header, cells = manifest_table(rows)
     assert len(header) == len(cells[0])
-    assert cells[2][-1] == "no_segments"
+    why = "3.0 s usable, 3.0 s at a stretch, expected a clean stretch of 5 s"
+    hint = "data.steps.clean.min_segment_s=3"
+    assert (rows[2]["words"], rows[2]["hint"]) == (why, hint)
+    assert cells[2][-1].startswith(f"no_segments: {why}. Hint: {hint}")
+    assert rows[0]["hint"] == "data.steps.bad_channels.max_share=0.34"
+    assert f"left out: no_segments: {why}" in caplog.text
     with pytest.raises(
         InvalidFile, match=r"recordings=0 of 2: expected at least one usable.*flat: bad_channels: 2 of 6"
     ):
         prepare_store([flat, short], tmp_path / "none", steps, cache=cache)
+
+
+def test_what_was_remarked_on_a_discarded_session_stays_known(cache, tmp_path, caplog):
+    short = write(tmp_path, "short", seconds=3.0)
+    steps = {**STEPS, "clean": Clean(window_s=1, min_segment_s=5)}
+    rows = prepare_store([short, write(tmp_path, "long")], tmp_path / "store", steps, cache=cache)
+    assert "longer than the signal" in rows[0]["warnings"][0]
+    assert "longer than the signal" in caplog.text
+    assert "longer than the signal" in manifest_table(rows)[1][0][-1]
 
 
 def test_rates_that_differ_ask_for_a_resampling_step(files, cache, tmp_path):
@@ -257,13 +274,32 @@ def test_rates_that_differ_ask_for_a_resampling_step(files, cache, tmp_path):
         ),
         ({"gain": 1e6}, STEPS, r"eeg amplitude=.*between 1e-08 and 0\.01 V .*Hint: data\.steps\.units\.eeg=uV"),
         ({"flat": slice(0, 6)}, STEPS, r"samples=constant: .*all are flat"),
-        ({}, {"pick": Pick("mag")}, r"channels=eeg, stim: expected at least one of type mag"),
+        (
+            {},
+            {"pick": Pick("mag")},
+            r"channels=eeg, stim: expected at least one of type mag .*Hint: data\.steps\.pick\.kinds=\[eeg\]",
+        ),
+        (
+            {},
+            {"low": BandPass(95.0, 200.0)},
+            r"data\.steps\.low\.l_freq_hz=95\.0: expected it below 90 Hz \(.*odd_raw\.fif",
+        ),
+        (
+            {},
+            {"clean": Clean(window_s=0.001)},
+            r"data\.steps\.clean\.window_s=0\.001: .* at 200 Hz \(.*odd_raw\.fif",
+        ),
+        (
+            {"all_missing": True},
+            {"missing": MissingSamples("mark")},
+            r"samples=nan: expected finite numbers, every channel lacks more than 10 % .*odd_raw\.fif",
+        ),
         ({"seconds": 0.5}, {"resample": Resample(0.5)}, r"data\.steps\.resample|samples="),
     ],
 )
 def test_a_recording_that_cannot_be_used_is_one_sentence_with_its_file(cache, tmp_path, change, steps, text):
     file = write(tmp_path, "odd", **change)
-    with pytest.raises(InvalidFile, match=text) as caught:
+    with pytest.raises(InvalidValue, match=text) as caught:
         prepare_store([file], tmp_path / "store", steps, cache=cache)
     assert "odd_raw.fif" in str(caught.value)
     assert str(caught.value).count("Invalid ") == 1

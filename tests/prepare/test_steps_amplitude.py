@@ -149,19 +149,26 @@ def test_cleaning_keeps_good_stretches_and_every_sample():
 
 
 @pytest.mark.parametrize(
-    ("samples", "change", "reason"),
+    ("samples", "change", "reason", "words"),
     [
-        (windows(1)[:, :3], {}, "too_short"),
-        (windows(1, 1, 9, 9), {}, "too_many_bad_windows"),
-        (windows(9, 9), {"max_bad_pct": 100}, "no_good_windows"),
-        (windows(1, 9, 1, 1)[:, :12], {"max_bad_pct": 50}, "no_segments"),
-        (windows(1, 1, 9, 1, 1, 1), {"max_segment_s": 12, "min_first_segment_s": 12}, "first_segment_too_short"),
+        (windows(1)[:, :3], {}, "too_short", "3.0 s, expected at least one window of 4 s"),
+        (windows(1, 1, 9, 9), {}, "too_many_bad_windows", "50.0 % of the windows"),
+        (windows(9, 9), {"max_bad_pct": 100}, "no_good_windows", "expected a calmer one"),
+        (windows(1, 9, 1, 1)[:, :12], {"max_bad_pct": 50}, "no_segments", "8.0 s usable, 4.0 s at a stretch"),
+        (
+            windows(1, 1, 9, 1, 1, 1),
+            {"max_segment_s": 12, "min_first_segment_s": 12},
+            "first_segment_too_short",
+            "8.0 s, expected 12 s",
+        ),
     ],
 )
-def test_a_session_is_discarded_with_the_first_reason_that_applies(samples, change, reason):
+def test_a_session_is_discarded_with_the_first_reason_that_applies(samples, change, reason, words):
     with pytest.raises(Discarded) as caught:
         replace(CLEAN, **change)(session(samples))
     assert caught.value.reason == reason
+    assert words in caught.value.words
+    assert "data.steps.clean." in caught.value.hint
     assert caught.value.facts["discard_reason"] == reason
     assert caught.value.facts["total"] == samples.shape[1] // 4
 

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
@@ -123,8 +123,11 @@ def prepare_session(
     for name, step in active.items():
         try:
             step(session)
-        except (InvalidValue, Discarded):
+        except Discarded as left_out:
+            left_out.warnings = list(session.warnings)
             raise
+        except InvalidValue as error:
+            raise _of_step(error, name, step, file) from error
         except Exception as error:
             # A step is mostly MNE, which raises whatever its parts do; the user gets one sentence and the cause.
             reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
@@ -135,6 +138,18 @@ def prepare_session(
     if not any(isinstance(step, Pick) for step in active.values()):
         Pick(("mag", "grad", "eeg", "seeg", "ecog", "dbs"))(session)
     return session
+
+
+def _of_step(error: InvalidValue, name: str, step: Step, file: RecordingFile) -> InvalidValue:
+    """The same error with the step's key, where it is about a field of the step, and with the file."""
+    own: set[str] = {field.name for field in fields(step)} if is_dataclass(step) else set()
+    path, where = str(file.path), error.where
+    if not where or where == type(step).__name__:
+        where = path
+    elif path not in f"{where} {error.value}":
+        where = f"{where}, {path}"
+    key = f"data.steps.{name}.{error.name}" if error.name in own else error.name
+    return type(error)(key, error.value, error.expected, where=where, hint=error.hint)
 
 
 def prepare_store(
@@ -165,7 +180,7 @@ def prepare_store(
 
     Returns:
         the manifest's rows, one per file, in order: file, session, subject, dataset, task, status (prepared, discarded,
-        failed), then facts, ``reason`` or ``error``.
+        failed), then facts, ``reason`` (with ``words`` and ``hint``) or ``error``.
 
     Raises:
         InvalidFile: if a session failed and ``on_error`` is "raise", or if none is left. The manifest then lies in the
@@ -228,7 +243,7 @@ def _report(file: RecordingFile, outcome: _Outcome, done: int, total: int, on_er
             log.warning("Session %s was not prepared: %s", file.name, outcome.error)
         text = "failed"
     elif facts["status"] == "discarded":
-        text = f"left out: {facts['reason']}"
+        text = f"left out: {_why(facts, hint=True)}"
     else:
         text = f"{facts['n_channels']} channels, {facts['duration_s']:.0f} s at {facts['sfreq_hz']:g} Hz"
     log.info("session %d/%d %s: %s (%.1f s)", done, total, file.name, text, outcome.seconds)
@@ -263,13 +278,14 @@ def _refuse(
             where="data.root", hint=hint,
         )  # fmt: skip
     if not prepared:
-        reasons = [f"{row['session']}: {row['reason']}" for row in rows]
+        reasons = [f"{row['session']}: {_why(row)}" for row in rows]
         more = f"; and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
         raise InvalidFile(
             "recordings", f"0 of {len(rows)}",
             f"expected at least one usable session, all were left out ({'; '.join(reasons[:_LISTED])}{more})",
             where="data.root",
-            hint=f"the steps under data.steps judge them; details are in {_keep_manifest(rows, cache)}",
+            hint=f"{rows[0].get('hint') or 'the steps under data.steps judge them'}; details are in"
+            f" {_keep_manifest(rows, cache)}",
         )  # fmt: skip
     rates: dict[float, str] = {}
     for row in prepared:
@@ -324,11 +340,17 @@ def manifest_table(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], 
             row.get("duration_s", ""),
             ", ".join([*row.get("bads", ()), *row.get("interpolated", ())]),
             row.get("usable_s", ""),
-            row.get("reason") or row.get("error") or "; ".join(row.get("warnings", ())),
+            "; ".join(filter(None, (_why(row, hint=True) or row.get("error"), *row.get("warnings", ())))),
         )
         for row in rows
     )
     return header, cells
+
+
+def _why(row: Mapping[str, Any], *, hint: bool = False) -> str:
+    """Why a session was left out: the reason's code and its words; empty for others."""
+    text = ": ".join(filter(None, (row.get("reason"), row.get("words"))))
+    return f"{text}. Hint: {row['hint']}" if hint and text and row.get("hint") else text
 
 
 def _is_imported(row: Mapping[str, Any]) -> bool:
@@ -388,7 +410,14 @@ def _build(job: _Job, folder: Path) -> None:
     try:
         session = prepare_session(job.file, dict(job.steps), job.training_span)
     except Discarded as left_out:
-        facts: dict[str, Any] = {"status": "discarded", "reason": left_out.reason, "details": left_out.facts}
+        facts: dict[str, Any] = {
+            "status": "discarded",
+            "reason": left_out.reason,
+            "words": left_out.words,
+            "hint": left_out.hint,
+            "details": left_out.facts,
+            "warnings": left_out.warnings,
+        }
     else:
         facts = {"status": "prepared", **_write(session, job, folder / _STORE)}
     (folder / _OUTCOME).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
@@ -423,7 +452,12 @@ def _write(session: RawSession, job: _Job, folder: Path) -> dict[str, Any]:
         "conditions": _conditions(session, job.conditions),
     }
     with StoreWriter(folder) as writer:
-        writer.add_session("session", session.samples, rate, channels, events, attrs)
+        try:
+            writer.add_session("session", session.samples, rate, channels, events, attrs)
+        except InvalidValue as error:  # the writer knows neither the file nor the steps
+            raise type(error)(
+                error.name, error.value, error.expected, where=str(job.file.path), hint=error.hint
+            ) from error
     return facts
 
 

@@ -49,9 +49,11 @@ class Pick:
         found = dict(zip(session.ch_names, session.kinds, strict=True))
         kept = [name for name, kind in found.items() if kind in wanted and name not in self.exclude]
         if not kept:
+            there = sorted({kind for kind in found.values() if kind != "stim"})
             raise InvalidFile(
                 "channels", ", ".join(sorted(set(found.values()))) or "none",
                 f"expected at least one of type {' or '.join(self.kinds)}", where=session.source,
+                hint=f"data.steps.pick.kinds=[{','.join(there)}] takes what the recording has" if there else None,
             )  # fmt: skip
         if len(kept) < len(found):
             session.dropped.update({name: kind for name, kind in found.items() if name not in set(kept)})
@@ -166,7 +168,10 @@ class BadChannels:
         facts = {"bads": bads, "known": known, "unlike_the_others": unlike, "noisy": noisy, "share": round(share, 4)}
         session.note("BadChannels", **facts)
         if share > self.max_share:
-            raise Discarded(f"bad_channels: {n_bad} of {n_data}, more than {100 * self.max_share:g} %", facts)
+            raise Discarded(
+                f"bad_channels: {n_bad} of {n_data}, more than {100 * self.max_share:g} %", facts,
+                hint=f"data.steps.bad_channels.max_share={np.ceil(100 * share) / 100:g}",
+            )  # fmt: skip
 
     def _width(self, session: RawSession, n_samples: int) -> int:
         return max(2, min(round(self.window_s * session.sfreq_hz), n_samples))

@@ -66,6 +66,13 @@ class MissingSamples:
             good = np.flatnonzero(~mask)
             samples[row, mask] = np.interp(np.flatnonzero(mask), good, samples[row, good])
             stretch |= mask
+        if len(lost) == len(rows):
+            raise InvalidFile(
+                "samples", "nan",
+                f"expected finite numbers, every channel lacks more than {100 * self.max_share:g} % of them, too many"
+                " to bridge", where=session.source,
+                hint="data.include or data.on_error=skip goes on without the file",
+            )  # fmt: skip
         session.raw.info["bads"] = [*session.raw.info["bads"], *(n for n in lost if n not in session.raw.info["bads"])]
         spans = _runs(stretch)
         rate = session.sfreq_hz

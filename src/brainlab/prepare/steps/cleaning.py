@@ -127,6 +127,7 @@ class Clean:
             raise Discarded(
                 reason,
                 {**summary, "clipped_pct": 0.0, "segments_kept": 0, "discarded": True, "discard_reason": reason},
+                *self._words(reason, session.n_samples / rate, bad, pct, segments, width / rate, rate),
             )
         outside = 0
         if self.clip is not None:
@@ -138,3 +139,45 @@ class Clean:
         session.note(
             "Clean", **summary, clipped_pct=clipped, segments_kept=len(segments), discarded=False, discard_reason=None
         )
+
+    def _words(
+        self, reason: Reason, seconds: float, bad: np.ndarray, pct: float, segments: list[tuple[int, int]],
+        width_s: float, rate: float,
+    ) -> tuple[str, str]:  # fmt: skip
+        """What was found and expected, and the key that decides."""
+        key = "data.steps.clean"
+        if reason == "too_short":
+            return (
+                f"{seconds:.1f} s, expected at least one window of {self.window_s:g} s",
+                f"{key}.window_s={_floor(seconds):g} with a smaller {key}.min_segment_s",
+            )
+        if reason == "too_many_bad_windows":
+            return (
+                f"{pct:.1f} % of the windows have a standard deviation above {self.std_threshold:g}, expected at most"
+                f" {self.max_bad_pct:g} %",
+                f"{key}.max_bad_pct={np.ceil(pct):g} or a larger {key}.std_threshold",
+            )
+        if reason == "no_good_windows":
+            return (
+                f"every window has a standard deviation above {self.std_threshold:g}, expected a calmer one",
+                f"a larger {key}.std_threshold",
+            )
+        if reason == "first_segment_too_short":
+            first_s = (segments[0][1] - segments[0][0]) / rate
+            return (
+                f"the first clean stretch has {first_s:.1f} s, expected {self.min_first_segment_s:g} s",
+                f"{key}.min_first_segment_s={_floor(first_s):g}",
+            )
+        usable_s = float((~bad).sum()) * width_s
+        runs = [stop - start for start, stop in good_segments(bad, 1, max(1, int(self.max_segment_s / width_s)), 1)]
+        longest_s = max(runs) * width_s
+        return (
+            f"{usable_s:.1f} s usable, {longest_s:.1f} s at a stretch, expected a clean stretch of"
+            f" {self.min_segment_s:g} s",
+            f"{key}.min_segment_s={_floor(longest_s):g}",
+        )
+
+
+def _floor(seconds: float) -> float:
+    """Rounded down to tenths, so that a limit of this is met."""
+    return max(0.1, np.floor(10 * seconds + 1e-6) / 10)

@@ -37,14 +37,19 @@ class Discarded(Exception):
     Args:
         reason: one word or clause for the manifest.
         facts: JSON-ready numbers behind it.
+        words: what was found and what was expected, where the reason is only a code.
+        hint: the key that would keep the session.
+
+    ``warnings`` are what was remarked on the session before.
     """
 
-    def __init__(self, reason: str, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, reason: str, facts: Mapping[str, Any] | None = None, words: str = "", hint: str = "") -> None:
         super().__init__(reason)
-        self.reason, self.facts = reason, dict(facts or {})
+        self.reason, self.facts, self.words, self.hint = reason, dict(facts or {}), words, hint
+        self.warnings: list[str] = []
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.reason, self.facts)
+        return type(self), (self.reason, self.facts, self.words, self.hint)
 
 
 @dataclass
