@@ -61,3 +61,20 @@ def test_a_folder_without_a_run_cannot_be_repeated(brainlab, tmp_path):
 
     assert ended.code == 2
     assert "resolved.yaml" in ended.err
+
+
+@pytest.mark.parametrize("place", ["", "/checkpoints/best.ckpt"])
+@pytest.mark.parametrize("kept", [".hydra/hydra.yaml", "resolved.yaml"])
+def test_an_evaluation_is_composed_from_the_experiment_of_its_checkpoint(place, kept, brainlab, workplace):
+    run = workplace.root / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / ".hydra").mkdir()
+    (run / "checkpoints" / "best.ckpt").touch()
+    name = "experiment_name: meg_var"
+    (run / kept).write_text(name if kept == "resolved.yaml" else "hydra: {runtime: {choices: {experiment: meg_var}}}")
+    words = ["job=evaluate", f"checkpoint={run}{place}", "validate=true"]
+
+    assert brainlab(*words, "evaluation.n_contexts=2", mine=False).code == 0
+    other = brainlab(*words, "experiment=eeg_fmri_align", "evaluation.n_contexts=2", mine=False)
+    assert other.code == 2
+    assert "evaluation.n_contexts" in other.err

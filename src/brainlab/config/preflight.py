@@ -16,7 +16,7 @@ from brainlab.config.command_line import CommandLine
 from brainlab.config.compose import Composer
 from brainlab.config.explain import explain, is_composition_error
 from brainlab.config.overrides import check_overrides, read_overrides
-from brainlab.config.previous import PREVIOUS, find_previous
+from brainlab.config.previous import PREVIOUS, find_previous, take_experiment
 from brainlab.config.resolved import overrides_of
 from brainlab.config.schema import ALLOWED_TARGETS
 from brainlab.config.search_space import (
@@ -55,10 +55,13 @@ def preflight(line: CommandLine, script: Callable[[DictConfig, int], str | None]
     if line.action == "help" and "--hydra-help" not in line.flags:
         print(help_text(composer))
         return False
-    previous = find_previous(line, read_overrides(line, composer))
+    words = read_overrides(line, composer)
+    previous = find_previous(line, words)
     if previous is not None:
         composer = Composer(PREVIOUS)
         composer.elsewhere = str(previous.folder / "resolved.yaml")
+    else:
+        take_experiment(line, words, lambda: composer.options("experiment"))
     overrides = check_overrides(line, composer)
     if line.action in ("cfg", "info"):
         return True  # Hydra builds nothing for these; what is wrong shows when it composes

@@ -1,8 +1,12 @@
-"""``rerun=<run dir>`` and ``resume=<run dir>``: the configuration of an earlier run instead of a new composition."""
+"""What an earlier run says about a new one.
+
+``rerun=<run dir>`` and ``resume=<run dir>``: its configuration instead of a new composition. ``job=evaluate
+checkpoint=<run dir>``: its experiment, so that the keys of its protocol can be set.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from brainlab.config.command_line import CommandLine
 from brainlab.config.overrides import closest
 from brainlab.errors import ConfigError
 
-__all__ = ["PREVIOUS", "Previous", "find_previous"]
+__all__ = ["PREVIOUS", "Previous", "find_previous", "take_experiment"]
 
 PREVIOUS = "brainlab_previous"
 _HOW = ("validate", "dry", "wait")
@@ -77,6 +81,32 @@ def find_previous(line: CommandLine, overrides: Sequence[Override]) -> Previous 
         line.overrides.append(f"hydra.run.dir='{previous.folder}'")
     line.flags += ["--config-name", PREVIOUS]
     return previous
+
+
+def take_experiment(line: CommandLine, overrides: Sequence[Override], experiments: Callable[[], Sequence[str]]) -> None:
+    """Compose ``job=evaluate checkpoint=<one run>`` from that run's experiment where the words name none.
+
+    Values come from the checkpoint in any case; the experiment decides which keys there are to set.
+
+    Args:
+        line: gets the word ``experiment=NAME`` in front.
+        overrides: its words.
+        experiments: gives the names that there are; a run of any other changes nothing.
+    """
+    words = {o.key_or_group: o.value() for o in overrides if not o.is_delete() and not o.is_sweep_override()}
+    place = words.get("checkpoint") or words.get("job.checkpoint")
+    if "experiment" in words or str(words.get("job")) != "evaluate" or not isinstance(place, str):
+        return
+    path = Path(place).expanduser()
+    folder = path.parent.parent if path.suffix == ".ckpt" else path
+    for file, key in ((".hydra/hydra.yaml", "hydra.runtime.choices.experiment"), ("resolved.yaml", "experiment_name")):
+        try:
+            name = OmegaConf.select(OmegaConf.load(folder / file), key)
+        except Exception:  # no run of ours, or another version's: the words stand as they are
+            continue
+        if name in experiments():
+            line.overrides.insert(0, f"experiment={name}")
+            return
 
 
 def _run_folder(key: str, text: str) -> Path:
