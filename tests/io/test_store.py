@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,6 +148,22 @@ def test_truncated_and_foreign_stores_are_refused(two_sessions):
     (folder / "index.json").write_text("{")
     with pytest.raises(InvalidFile, match="index"):
         Store(folder)
+
+
+@pytest.mark.parametrize("file", ["../secret.f32", "/etc/passwd", "sub/00000.f32", "..", "", "a\0b", 5])
+def test_an_index_that_names_files_elsewhere_is_refused(tmp_path, file):
+    with StoreWriter(tmp_path / "store") as writer:
+        writer.add_session("a", np.ones((2, 3), np.float32), 100.0, ["x", "y"])
+    session = Store(tmp_path / "store").sessions[0]
+    (tmp_path / "secret.f32").write_bytes((tmp_path / "store/00000.f32").read_bytes())
+    index = tmp_path / "store/index.json"
+    content = json.loads(index.read_text())
+    content["sessions"][0]["file"] = file
+    index.write_text(json.dumps(content))
+    with pytest.raises(InvalidFile, match="files of the store's own folder"):
+        Store(tmp_path / "store")
+    with StoreWriter(tmp_path / "other") as writer, pytest.raises(InvalidFile, match="files of the store's own folder"):
+        writer.adopt(replace(session, file=file))
 
 
 def test_fingerprint_follows_the_samples(tmp_path):

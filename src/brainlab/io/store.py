@@ -247,11 +247,11 @@ class StoreWriter:
             attrs: facts to add or replace.
 
         Raises:
-            InvalidValue: if the name is taken.
+            InvalidValue: if the name is taken, or the session's file is not in its store's folder.
         """
         name = session.name if name is None else name
         file = self._next_file(name)
-        source = session.details.path.with_name(session.file)
+        source = session.details.path.parent / _inside(session.details.path.parent, session.file)
         try:
             os.link(source, self.folder / file)
         except OSError:  # another file system, or one without links
@@ -342,6 +342,13 @@ class StoreWriter:
             self._stream.close()
 
 
+def _inside(folder: Path, name: str) -> str:
+    """The name of a file that lies in the store's own folder; an index may come from anywhere."""
+    if not isinstance(name, str) or name != Path(name).name or name in ("", "..") or "\0" in name:
+        raise InvalidFile("store file", repr(name), "expected files of the store's own folder", where=str(folder))
+    return name
+
+
 def _columns(array: np.ndarray, start: int, stop: int) -> np.ndarray:
     return array[:, start:stop]
 
@@ -350,7 +357,7 @@ class Store:
     """Sessions of a store, opened for reading; memory maps are opened at first use in each process.
 
     Raises:
-        InvalidFile: if the folder holds no store, another version, or a file that is too short.
+        InvalidFile: if the folder holds no store, another version, or a file that is too short or lies elsewhere.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -373,6 +380,8 @@ class Store:
                 )
                 for entry in content["sessions"]
             )
+            for one in self.sessions:
+                _inside(self.folder, one.file)
             sizes = {_DETAILS: content["details"]["bytes"], **{one.file: one.n_bytes for one in self.sessions}}
         except OSError as error:
             raise InvalidFile("store", path, f"expected the index of a prepared store ({error.strerror})") from None
