@@ -7,6 +7,7 @@ from pathlib import Path
 import mne
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -231,3 +232,10 @@ def test_an_event_in_the_last_half_sample_stays_inside():
 def test_settings_without_meaning_are_refused(make):
     with pytest.raises(InvalidValue, match="expected"):
         make()
+
+
+@pytest.mark.parametrize("name", ["recordings", "sources/camcan", "sources/mous", "sources/omega"])
+def test_the_filters_of_the_data_sets_are_causal(name):
+    text = (Path(__file__).parents[2] / f"conf/data/{name}.yaml").read_text(encoding="utf-8")
+    steps = yaml.safe_load(text)["steps"]
+    assert (steps["band_pass"]["phase"], steps["notch"]["phase"]) == ("minimum", "minimum")
