@@ -35,9 +35,9 @@ from brainlab.nn.sampling import Sampler  # noqa: E402
 # (width, layers, heads, key heads, feed-forward width, codes), (sequences, known tokens, new tokens); rollouts are
 # several times longer than their context.
 SIZES = {
-    "the CPU default, 12 rollouts": ((128, 4, 4, 2, 384, 1024), (12, 128, 512)),
+    "the CPU default, 12 rollouts": ((128, 4, 4, 2, 384, 1024), (12, 64, 256)),
     "the CPU default, 1 rollout": ((128, 4, 4, 2, 384, 1024), (1, 128, 512)),
-    "four times wider, 4 rollouts": ((512, 8, 8, 2, 1408, 4096), (4, 64, 128)),
+    "four times wider, 4 rollouts": ((512, 8, 8, 2, 1408, 4096), (4, 64, 64)),
 }
 # At the larger size both wait for the same weights to come from memory; its ratio is printed for the record.
 TARGETS = {"the CPU default, 12 rollouts": 1.2, "the CPU default, 1 rollout": 1.2}
