@@ -68,7 +68,7 @@ def test_completion_offers_experiments_also_of_a_named_folder(workplace):
         return ended.out.split()
 
     assert "experiment=eeg_fmri_align" in offered("brainlab experiment=")
-    assert offered(f"brainlab --config-dir {workplace.root / 'mine'} experiment=m") == ["experiment=mine"]
+    assert offered(f"brainlab --config-dir {workplace.root / 'mine'} experiment=mi") == ["experiment=mine"]
 
 
 def test_completion_can_be_installed(workplace):

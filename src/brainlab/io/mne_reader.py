@@ -303,8 +303,8 @@ def trigger_codes(raw: Any, channel: str | None = None, min_duration_s: float = 
     """Every change of a trigger channel to another code than 0, also to a smaller one, and what it starts with.
 
     A channel that goes 0, 40, 10, 0 says 40 and 10. A code that is there already at the first sample is an event at
-    sample 0, whatever its length, since its beginning is unknown; a channel that never changes says nothing. So the
-    level that a line rests at between pulses is a code as well where it is not 0.
+    sample 0, whatever its length, since its beginning is unknown. Of a channel that is never 0 nobody knows at which
+    level it rests: there only rises count, as in MNE's own default.
 
     Args:
         raw: MNE object.
@@ -316,10 +316,20 @@ def trigger_codes(raw: Any, channel: str | None = None, min_duration_s: float = 
     """
     import mne
 
-    # MNE's own default takes only rises, so that a code after a larger one would be lost.
-    found = mne.find_events(
-        raw, stim_channel=channel, min_duration=min_duration_s, shortest_event=1, consecutive=True,
-        initial_event=True, verbose="ERROR",
-    )  # fmt: skip
+    if channel is not None:
+        names = [channel]
+    else:
+        names = [raw.ch_names[pick] for pick in mne.pick_types(raw.info, meg=False, stim=True, exclude=[])]
+    resting = {name: bool((raw.get_data(picks=[name], verbose="ERROR") == 0).any()) for name in names}
+    found = []
+    for at_zero in (True, False):
+        lines = [name for name in names if resting[name] is at_zero]
+        if lines:
+            # MNE's default takes only rises, so that a code after a larger one would be lost.
+            found += mne.find_events(
+                raw, stim_channel=lines, min_duration=min_duration_s, shortest_event=1,
+                consecutive=True if at_zero else "increasing", initial_event=at_zero, verbose="ERROR",
+            ).tolist()  # fmt: skip
+    found = sorted(set(map(tuple, found)))
     # MNE counts from the file's clock, which starts first_samp before the first sample.
     return tuple(Event(int(sample - raw.first_samp), int(code)) for sample, _, code in found)

@@ -114,7 +114,7 @@ def results_of(
         "best": best,
         "headline": outcome.headline or None,
         "metrics": {metric.name: metric.to_dict() for metric in outcome.metrics},
-        "notes": list(outcome.notes),
+        "notes": [*outcome.notes, *getattr(data, "notes", ())],
         "details": outcome.details,
         "tables": [
             {
