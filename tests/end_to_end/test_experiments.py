@@ -83,7 +83,7 @@ def test_the_published_size_is_counted_without_being_built(brainlab):
 
 
 def test_a_sweep_over_the_last_stage_trains_the_tokenizer_once(brainlab):
-    ended = brainlab("-m", "experiment=meg_gpt", "trainer=debug", "logger=none", "model.lr=1e-3,2e-3")
+    ended = brainlab("-m", "experiment=meg_gpt", "trainer=debug", "logger=none", "model.lr=1.1e-3,2.2e-3")
     assert ended.code == 0, ended.text
     results = [json.loads(path.read_text()) for path in sorted(ended.folder.glob("multirun/*/*/*/results.json"))]
     assert len(results) == 2

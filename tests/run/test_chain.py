@@ -66,7 +66,7 @@ def test_a_chain_survives_a_kill_and_shares_its_stages(tmp_path: Path) -> None:
     assert _batches(tmp_path) - before == 30  # only the second stage, whose lr is another one
     resolved = OmegaConf.load(tmp_path / "two" / "resolved.yaml")
     raw = OmegaConf.to_container(resolved.job.stages.second, resolve=False)
-    assert "model.weights='${stage:first.checkpoint}'" in raw
+    assert "model.weights=${stage:first.checkpoint}" in raw
 
 
 def test_every_stage_is_checked_before_the_first_one_starts(tmp_path: Path) -> None:
