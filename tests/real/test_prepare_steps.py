@@ -54,7 +54,7 @@ class Case:
 
 CASES = {
     "kit": Case(
-        "meg/kit_test.sqd", mne.io.read_raw_kit, "mag", "kit", "T", 157, {"ref_meg": 3, "misc": 32, "stim": 1}, 5,
+        "meg/kit_test.sqd", mne.io.read_raw_kit, "mag", "kit", "T", 157, {"ref_meg": 3, "misc": 32, "stim": 1}, 2,
         (4.0, 40.0), 250.0,
     ),
     "ctf": Case(
