@@ -14,6 +14,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from brainlab.config.command_line import CommandLine
 from brainlab.config.overrides import closest
@@ -102,7 +104,8 @@ def take_experiment(line: CommandLine, overrides: Sequence[Override], experiment
     for file, key in ((".hydra/hydra.yaml", "hydra.runtime.choices.experiment"), ("resolved.yaml", "experiment_name")):
         try:
             name = OmegaConf.select(OmegaConf.load(folder / file), key)
-        except Exception:  # no run of ours, or another version's: the words stand as they are
+        # No run of ours, or a damaged one: the words stand as they are, and what follows says what is wrong.
+        except (OSError, ValueError, OmegaConfBaseException, YAMLError):
             continue
         if name in experiments():
             line.overrides.insert(0, f"experiment={name}")
