@@ -118,6 +118,25 @@ def test_the_same_key_gives_the_same_session_and_every_number_another_one() -> N
     np.testing.assert_array_equal(first.mixing, other.mixing)
 
 
+def test_the_sides_of_a_rhythm_correlate_as_planted_and_keep_their_power() -> None:
+    names = [rhythm.name for rhythm in OSCILLATORS]
+    left, right = names.index("alpha_left"), names.index("alpha_right")
+    place = cortex()
+    at = [int((place @ np.array(OSCILLATORS[side].place)).argmax()) for side in (left, right)]
+    planted, found = [], []
+    for number in range(1, 9):
+        sources = session_sources((0, 1, number), FS)
+        shares = sources.patches[at][:, [left, right]]
+        power = np.square(shares).sum(axis=1)
+        # The patches overlap at the midline, and their middles lie between places.
+        np.testing.assert_allclose(power, sources.strength[[left, right]] ** 2, rtol=0.35)
+        found.append(shares[0] @ shares[1] / np.sqrt(power.prod()))
+        planted.append(sources.coupling)
+    assert min(planted) < -0.5 and max(planted) > 0.5
+    np.testing.assert_allclose(found, planted, atol=0.25)
+    assert np.corrcoef(found, planted)[0, 1] > 0.99
+
+
 def test_places_on_the_cortex_are_evenly_spread() -> None:
     place = cortex(68)
     np.testing.assert_allclose(np.linalg.norm(place, axis=1), 1.0)

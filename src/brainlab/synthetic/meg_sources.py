@@ -6,10 +6,10 @@ vector autoregression with coefficients W diag(a_k) W⁻¹. The y_k are oscillat
 r waxes and wanes by itself and with the task, their frequency depends on their amplitude, and their second harmonic is
 locked to the first. P spreads each over a patch of cortex, g are gains of whole regions.
 
-Sessions differ in the poles, the regional gains, the frequencies and the strengths. Nearly all of it follows from four
-traits of a session (how fast its rhythms are, which of them are strong, how much of the activity is in front and on the
-right), so that what is learned from some sessions holds for the next one. A session can be drawn again from its key
-(:func:`session_sources`).
+Sessions differ in the poles, the regional gains, the frequencies, the strengths and the mixing of left and right. Nearly
+all of it follows from five traits of a session (how fast its rhythms are, which of them are strong, whether their two
+sides go with or against each other, how much of the activity is in front and on the right), so that what is learned from
+some sessions holds for the next one. A session can be drawn again from its key (:func:`session_sources`).
 """
 
 from __future__ import annotations
@@ -67,11 +67,19 @@ OSCILLATORS = (
 )
 """Left and right of one rhythm share their frequency up to 0.3 Hz."""
 
+_PAIRS = [
+    [left, right]
+    for left, a in enumerate(OSCILLATORS)
+    for right, b in enumerate(OSCILLATORS)
+    if a.name.endswith("_left") and b.name == a.name.replace("_left", "_right")
+]
+
 _REGIONS = ((-0.7, -0.6, 0.3), (0.7, -0.6, 0.3), (-0.7, 0.5, 0.4), (0.7, 0.5, 0.4), (0.0, 0.0, 1.0))
 _REGION_WIDTH_RAD = 0.6
 _MIXING_RAD = 0.35
 _OWN = 0.08  # what a session has for itself, beside its traits
 _SIDE, _FRONT = 0.9, 0.9
+_COUPLING_RAD = 0.7  # sides correlate by at most ± sin(2 · 0.7)
 _LINE_WIDTH_HZ = 1.0
 _PULL_HZ = 0.5  # how much faster an oscillator of twice its mean power runs
 _WAX_S, _WAX_DEPTH = 1.5, 0.22
@@ -87,6 +95,8 @@ class Sources:
         mixing: W, (source, source).
         gains: g, (source,).
         patches: P with the strengths of the oscillators, (source, oscillator).
+        strength: of each rhythm at the middle of its patch.
+        coupling: correlation of the left and the right side of one rhythm.
         frequency_hz: mean frequency of every oscillator.
         harmonic: relative amplitude of its second harmonic.
         task_gain: its amplitude while a condition holds.
@@ -97,6 +107,8 @@ class Sources:
     mixing: Float[np.ndarray, "source source"]
     gains: Float[np.ndarray, " source"]
     patches: Float[np.ndarray, "source oscillator"]
+    strength: Float[np.ndarray, " oscillator"]
+    coupling: float
     frequency_hz: Float[np.ndarray, " oscillator"]
     harmonic: Float[np.ndarray, " oscillator"]
     task_gain: Float[np.ndarray, " oscillator"]
@@ -185,7 +197,8 @@ class Sources:
         """The planted parameters that sessions differ in, JSON-ready."""
         return {
             "frequency_hz": self.frequency_hz.round(4).tolist(),
-            "strength": np.abs(self.patches).max(0).round(4).tolist(),
+            "strength": self.strength.round(4).tolist(),
+            "coupling": round(self.coupling, 4),
             "knee_hz": round(float(np.median(-np.log(self.poles[:, 0])) * self.sfreq_hz / 2 / np.pi), 4),
             "gains": self.gains.round(4).tolist(),
         }
@@ -221,7 +234,7 @@ def session_sources(key: Sequence[int], sfreq_hz: float, n_sources: int = N_SOUR
     knee_hz = np.exp(anatomy.uniform(np.log(0.6), np.log(6.0), n_sources))
     shape_hz = anatomy.uniform(15.0, 40.0, n_sources)
     # Few traits, bounded: what a model learns from some sessions then holds for the next one.
-    speed, balance, front, side = rng.uniform(-1, 1, 4)
+    speed, balance, front, side, coupling = rng.uniform(-1, 1, 5)
     own = rng.standard_normal(len(_REGIONS) + len(OSCILLATORS) + 2)
     knee, shape = np.exp(_OWN * own[-2:] + np.array([-0.4, -0.3]) * balance)
     corner_hz = np.stack([knee_hz * knee, np.clip(shape_hz * shape, 8, 70), np.full(n_sources, 90.0)], axis=1)
@@ -230,19 +243,25 @@ def session_sources(key: Sequence[int], sfreq_hz: float, n_sources: int = N_SOUR
     regions = np.exp(-(_angle(place, _unit(_REGIONS)) ** 2) / (2 * _REGION_WIDTH_RAD**2))
     slopes = np.array([[x, y] for x, y, _ in _REGIONS]) @ np.array([_SIDE * side, _FRONT * front])
     gains = np.exp(regions @ (slopes + _OWN * own[: len(_REGIONS)]))
-    frequency, patches = [], []
+    frequency, strength, patches = [], [], []
     for number, rhythm in enumerate(OSCILLATORS):
         low, high = rhythm.band_hz
         frequency.append((low + high) / 2 + (high - low) / 2 * speed + rng.uniform(-0.15, 0.15))
+        strength.append(rhythm.strength * np.exp(rhythm.balance * balance + _OWN * own[len(_REGIONS) + number]))
         patch = np.exp(-(_angle(place, _unit([rhythm.place]))[:, 0] ** 2) / (2 * rhythm.width_rad**2))
-        louder = np.exp(rhythm.balance * balance + _OWN * own[len(_REGIONS) + number])
-        patches.append(rhythm.strength * louder * patch)
+        patches.append(strength[-1] * patch)
+    spread, turn = np.stack(patches, axis=1), _COUPLING_RAD * coupling
+    for pair in _PAIRS:
+        # Each side takes from the oscillators of both and keeps its power.
+        spread[:, pair] = spread[:, pair] @ np.array([[np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return Sources(
         sfreq_hz=sfreq_hz,
         poles=np.exp(-2 * np.pi * corner_hz[:, :_ORDER] / sfreq_hz),
         mixing=mixing,
         gains=gains,
-        patches=np.stack(patches, axis=1),
+        patches=spread,
+        strength=np.array(strength),
+        coupling=float(np.sin(2 * turn)),
         frequency_hz=np.array(frequency),
         harmonic=np.array([rhythm.harmonic for rhythm in OSCILLATORS]),
         task_gain=np.array([rhythm.task_gain for rhythm in OSCILLATORS]),

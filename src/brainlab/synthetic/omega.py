@@ -19,7 +19,7 @@ from brainlab.synthetic.meg_tree import Scanner, SessionPlan, TreeSize, check_si
 
 __all__ = ["SIZES", "SimulatedOmega"]
 
-SIZES = {"tiny": TreeSize(4, 75.0, 24), "default": TreeSize(20, 120.0, 48)}
+SIZES = {"tiny": TreeSize(4, 75.0, 24), "default": TreeSize(60, 150.0, 48)}
 _SFREQ_HZ = 300.0
 _FILES = ("omega", "meg_sensors", "meg_side_files", "meg_sources", "meg_tree")
 
