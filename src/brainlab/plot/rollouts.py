@@ -181,7 +181,9 @@ def effect_sizes(
             sure = corrected is not None and corrected < 0.05
             colour = styles[control][0]
             y = row + 0.18 * (number - (len(controls) - 1) / 2)
-            axis.plot(share, y, "o", ms=6, color=colour, mfc=colour if sure else "white", label=_word(control))
+            axis.plot(share, y, "o", ms=6, color=colour, mfc=colour if sure else "white")
+    for control in controls:  # for the legend: filled, whatever the first dot is
+        axis.plot([], [], "o", ms=6, color=styles[control][0], label=_word(control))
     axis.axvline(0.5, color=GREY, lw=1, ls="--")
     axis.set_yticks(range(len(metrics)), [labels[name] for name in metrics], fontsize=9)
     axis.set(xlim=(-0.03, 1.03), ylim=(len(metrics) - 0.4, -0.6))
@@ -191,7 +193,7 @@ def effect_sizes(
         "share of contexts in which the model is nearer to its own continuation\n(filled: corrected p < 0.05)",
         "",
     )
-    _unique_legend(axis)
+    _shared_legend(figure, [axis])
     return save_figure(figure, path)
 
 
@@ -477,9 +479,3 @@ def _shared_legend(figure: Any, panels: Sequence[Any]) -> None:
             found.setdefault(label, handle)
     if found:
         figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=11)
-
-
-def _unique_legend(axis: Any) -> None:
-    found = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    if found:
-        axis.legend(found.values(), found.keys(), loc="lower left", frameon=False, fontsize=10)

@@ -6,10 +6,10 @@ vector autoregression with coefficients W diag(a_k) W⁻¹. The y_k are oscillat
 r waxes and wanes by itself and with the task, their frequency depends on their amplitude, and their second harmonic is
 locked to the first. P spreads each over a patch of cortex, g are gains of whole regions.
 
-Sessions differ in the poles, the regional gains, the frequencies, the strengths and the mixing of left and right. Nearly
-all of it follows from five traits of a session (how fast its rhythms are, which of them are strong, whether their two
-sides go with or against each other, how much of the activity is in front and on the right), so that what is learned from
-some sessions holds for the next one. A session can be drawn again from its key (:func:`session_sources`).
+Sessions differ in the poles, the regional gains, the frequencies, the strengths and the mixing of left and right.
+Nearly all of it follows from five traits of a session (how fast its rhythms are, which of them are strong, whether
+their two sides go with or against each other, how much of the activity is in front and on the right), so that what is
+learned from some sessions holds for the next one. A session can be drawn again from its key (:func:`session_sources`).
 """
 
 from __future__ import annotations
