@@ -13,7 +13,8 @@ Both sides move bytes and little else. The store moves a window of singles, what
 doubles, so the ratio depends on the rate at which the chunks are kept: 100 Hz (prepared), 500 Hz (a session of 30,000
 samples is one chunk) or 1200 Hz (CTF's own). A chunk above 32 MiB costs more than its bytes, because the C library
 then gives its memory back to the system each time. The target is asked of every rate, and the exit status is 1 where
-one misses it: at low rates a chunk has not a hundred times the bytes of a window.
+one misses it: at low rates a chunk has not a hundred times the bytes of a window. Bare numpy slices of an array in
+memory are timed as well: no store can be faster than its copy.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from side_by_side import environment, in_turns, report
 
 CHANNELS, CHUNK_S = 68, 60.0
 LENGTH, BATCH = 1024, 64
-OURS, PEER = "brainlab store", "pickled float64 chunks"
+OURS, PEER, FLOOR = "brainlab store", "pickled float64 chunks", "bare slices of an array in memory"
 RATES = (100.0, 500.0, 1200.0)
 TARGET = 100.0
 
@@ -93,6 +94,14 @@ def compare(folder: Path, rate: float, samples: int, targets: dict[str, float], 
         for sessions, starts in batches:
             peer.batch(sessions, starts)
 
+    in_memory = store.gather(np.arange(options.sessions), np.zeros(options.sessions, int), samples)
+
+    def copied() -> None:
+        for sessions, starts in batches:
+            out = np.empty((BATCH, CHANNELS, LENGTH), np.float32)
+            for row, (session, start) in enumerate(zip(sessions.tolist(), starts.tolist(), strict=True)):
+                out[row] = in_memory[session, :, start : start + LENGTH]
+
     for sessions, starts in batches:
         mine, other = store.gather(sessions, starts, LENGTH), peer.batch(sessions, starts)
         if mine.shape != (BATCH, CHANNELS, LENGTH) or not np.array_equal(mine, other):
@@ -102,7 +111,7 @@ def compare(folder: Path, rate: float, samples: int, targets: dict[str, float], 
         f"  equal on both sides: {len(batches)} batches; a chunk has {8 * longest / (4 * LENGTH):.1f} times the bytes "
         "of a window"
     )
-    return report(in_turns({OURS: ours, PEER: theirs}, options.repeats, options.batches), OURS, targets)
+    return report(in_turns({OURS: ours, PEER: theirs, FLOOR: copied}, options.repeats, options.batches), OURS, targets)
 
 
 def draw(rng: np.random.Generator, store, n_sessions: int) -> tuple[np.ndarray, np.ndarray]:

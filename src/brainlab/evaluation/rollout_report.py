@@ -30,7 +30,7 @@ WORDS = {
     "prompt_swap": "rollouts from another context against this real continuation",
     "real_real": "real continuations of two different contexts: what an ideal model keeps that ignores its context",
     "own_context": "the end of the real context against its real continuation, equally long",
-    "tokenizer": "the real continuation after encoding and decoding: the best that a model of these codes can do",
+    "tokenizer": "the real continuation after encoding and decoding: what the codes alone cost",
 }
 _FEW = 6
 _LEVEL = 0.05
@@ -383,7 +383,10 @@ def notes_of(found: Findings) -> list[str]:
             "itself."
         )
     if "tokenizer" in compared.lines:
-        notes.append("The tokenizer's reconstruction is the ceiling of a model of codes.")
+        notes.append(
+            "The tokenizer's reconstruction shows what encoding and decoding alone cost. It follows its recording in "
+            "time; in statistics of a signal, such as the 1/f exponent, a model of its codes may come out nearer."
+        )
     if found.read_s is not None and found.read_s < sampled.context_steps / sfreq:
         notes.append(
             f"The model reads at most {found.read_s:g} s at once, less than the context of "
