@@ -225,6 +225,8 @@ def test_sessions_differ_more_than_stretches_of_one_session_after_robust_scaling
         )
         assert np.median(between) > 1.5 * np.median(within)
         assert np.mean(between > within) >= 0.8
+        pairs = [distance(features[i][0], features[j][1]) > within[i] for i in range(12) for j in range(12) if j != i]
+        assert np.mean(pairs) >= 0.8
 
 
 def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(trees: dict[str, Path], tmp_path: Path) -> None:
