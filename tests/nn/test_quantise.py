@@ -200,6 +200,7 @@ for step in range(5):
     x = torch.randn(31, 3, generator=torch.Generator().manual_seed(step))
     quantiser(x.split([20, 11])[rank])
 torch.save(quantiser.state_dict(), f"{folder}/{rank}.pt")
+dist.destroy_process_group()  # a process that ends inside its group may abort
 """
 
 

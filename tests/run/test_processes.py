@@ -87,3 +87,36 @@ def test_two_processes_train_the_same_network_as_one(tmp_path: Path, words: tupl
     status = json.loads((tmp_path / "two" / "run" / "status.json").read_text())
     assert status["state"] == "COMPLETED"
     assert len(status["attempts"]) == 1
+
+
+_FAILS = """
+import atexit
+import torch.distributed as dist
+from brainlab.cli import main
+from brainlab.tasks.masked_patches import MaskedPatches
+
+def fail(task, batch, index):
+    dist.init_process_group("gloo", init_method=f"file://{__file__}.meet", rank=0, world_size=1)
+    raise ValueError("no step today")
+
+MaskedPatches.training_step = fail
+atexit.register(lambda: print("still in a group:", dist.is_initialized()))
+main()
+"""
+
+
+def test_a_process_that_fails_leaves_its_group_before_it_ends(tmp_path: Path) -> None:
+    script = tmp_path / "fails.py"
+    script.write_text(_FAILS)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("BRAINLAB_")}
+    done = subprocess.run(
+        [sys.executable, str(script), *_PRETRAIN, f"hydra.run.dir={tmp_path / 'run'}"],
+        cwd=tmp_path,
+        env=environment | {"OMP_NUM_THREADS": "1", "BRAINLAB_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "no step today" in done.stdout
+    assert "still in a group: False" in done.stdout

@@ -151,6 +151,8 @@ loss = task.training_step({"signal": signal[part], "present": present[part]}, 0)
 loss.backward()
 gradient = torch.cat([parameter.grad.flatten() for parameter in task.parameters()])
 torch.save((loss.detach() / n, gradient), f"{folder}/{n}-{rank}.pt")
+if n > 1:
+    torch.distributed.destroy_process_group()  # a process that ends inside its group may abort
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 from typing import Any
 
@@ -52,6 +53,8 @@ class Fit:
         if pruning is not None:
             callbacks["pruning"] = pruning
         trainer = assemble.build_trainer(cfg, run.directory, list(callbacks.values()), logger)
+        # A process that ends on an error or a warning still in its group may abort instead of giving its exit code.
+        atexit.register(_leave_processes)
 
         found = latest(run.directory.last, run.directory.previous)
         best = callbacks.get("best")
@@ -109,6 +112,14 @@ def _end_processes() -> None:
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+    _leave_processes()
+
+
+def _leave_processes() -> None:
+    """Without waiting for the others, who may have failed."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
