@@ -52,6 +52,12 @@ def flat(folder: Path) -> None:
     save(folder / "odd_raw.fif", samples)
 
 
+def one_flat(folder: Path) -> None:
+    samples = np.vstack([noise(), noise()])
+    samples[1] = 0.0
+    save(folder / "odd_raw.fif", samples)
+
+
 def unreadable(folder: Path) -> None:
     (folder / "odd_raw.fif").write_bytes(b"no recording at all" * 100)
 
@@ -77,6 +83,7 @@ CASES = {
     "volts that are microvolts": (microvolts, (), "data.steps.units.eeg=uV"),
     "tesla that are femtotesla": (femtotesla, (), "data.steps.units.mag=fT"),
     "another rate, and no resampling": (other_rate, ("data.steps.resample=null",), "data.steps.resample"),
+    "missing positions": (one_flat, ("data.steps.interpolate.missing=raise",), "positions=missing for E0, E1"),
     "no recording": (unreadable, (), "odd_raw.fif"),
     "a truncated file": (truncated, (), "odd_raw.fif"),
     "two sensors of one name": (two_of_one_name, (), "Cz"),
@@ -137,3 +144,28 @@ def test_a_session_without_a_good_sensor_is_left_out_with_its_reason(brainlab, t
         text = json.dumps(results["tables"])
         assert "discarded" in text
     assert "bad_channels" in text
+
+
+def test_only_sessions_without_a_good_sensor_end_in_one_sentence(brainlab, tmp_path):
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    flat(folder)
+    ended = brainlab("experiment=meg_prepare", "data=recordings", f"data.root={folder}", "logger=none")
+    assert ended.code == 1, ended.text
+    (said,) = [line for line in ended.text.splitlines() if "Invalid " in line]
+    assert "bad_channels" in said
+    assert "Hint: " in said
+
+
+def test_a_store_of_another_version_is_one_sentence(brainlab, tmp_path):
+    folder, cache = tmp_path / "recordings", tmp_path / "cache"
+    folder.mkdir()
+    save(folder / "good_raw.fif", noise())
+    words = ("data=recordings", f"data.root={folder}", "logger=none")
+    assert brainlab("experiment=meg_prepare", *words, BRAINLAB_CACHE=str(cache)).code == 0
+    (index,) = cache.glob("recordings/*/index.json")
+    index.write_text(index.read_text().replace('"version": 2', '"version": 9'))
+    ended = brainlab("experiment=meg_var", *words, "data.split=time", BRAINLAB_CACHE=str(cache))
+    assert ended.code == 1, ended.text
+    (said,) = [line for line in ended.text.splitlines() if "Invalid " in line]
+    assert "expected brainlab-store version 2, found brainlab-store version 9. Hint: " in said
