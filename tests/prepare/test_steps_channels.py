@@ -15,7 +15,7 @@ from brainlab.datasets.recordings import RecordingFile
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.recording import Annotation, Event
 from brainlab.prepare.steps.channels import BadChannels, Interpolate, Pick, ZeroBads, own_noise, unlike_the_others
-from brainlab.prepare.steps.checks import MissingSamples, Statistics, Units
+from brainlab.prepare.steps.checks import HeldValues, MissingSamples, Statistics, Units
 from brainlab.prepare.steps.events import FindEvents
 from brainlab.prepare.steps.filters import BandPass, Resample
 from brainlab.prepare.steps.meg import GradientCompensation, Maxwell
@@ -294,6 +294,59 @@ def test_offsets_drifts_and_flat_channels_are_no_wrong_units():
 def test_an_unknown_unit_is_refused():
     with pytest.raises(InvalidValue, match=r"eeg=fT: expected one of V, mV"):
         Units(eeg="fT")
+
+
+def staircase(one, rows, width=50):
+    one.samples[rows] = np.repeat(one.samples[rows, ::width], width, axis=1)[:, : one.n_samples]
+
+
+def test_a_channel_that_holds_its_values_is_bad():
+    one = eeg()
+    one.raw.info["bads"] = ["Fp1"]
+    staircase(one, [3])
+    one.samples[5, 300:800] = one.samples[5, 300]  # still for a quarter of the time
+    one.samples[8] = 0.25  # flat: another step's finding
+    HeldValues()(one)
+    assert one.raw.info["bads"] == ["Fp1", "F4"]
+    assert one.facts[-1] == {"step": "HeldValues", "hold_s": {"F4": 0.5}}
+    assert one.warnings == []
+
+
+def test_coarse_numbers_are_not_held_values():
+    one = eeg()
+    one.samples[:] = np.round(one.samples / 5e-5)
+    assert (np.diff(one.samples) == 0).mean() > 0.5
+    HeldValues()(one)
+    assert one.raw.info["bads"] == []
+    assert one.facts == []
+
+
+def test_a_recording_that_holds_its_values_everywhere_is_kept_and_said_to_be_slow():
+    one = eeg()
+    staircase(one, list(range(len(one.ch_names))))
+    HeldValues()(one)
+    assert one.raw.info["bads"] == []
+    assert one.warnings == [
+        "12 of 12 eeg channels hold each value for about 0.5 s: nothing above 1 Hz was recorded, whatever the rate of"
+        " 100 Hz promises"
+    ]
+
+
+def test_real_recordings_hold_no_values_but_the_one_that_does(real_data_dir):
+    said = {}
+    for name in ("eeglab_data.set", "sub-S1_ses-01_task-Experiment_run-01_eeg.set"):
+        one = open_session(RecordingFile(real_data_dir / "eeg" / "eeglab" / name, "a", "d", "s", "a"), {})
+        HeldValues()(one)
+        assert one.raw.info["bads"] == []
+        said[name] = [text for text in one.warnings if "hold each value" in text]
+    assert list(map(len, said.values())) == [0, 1]
+    assert "15 of 15 eeg channels hold each value for about 1" in said["sub-S1_ses-01_task-Experiment_run-01_eeg.set"][0]
+
+
+@pytest.mark.parametrize("settings", [{"least_s": 0.0}, {"max_share": 1.0}])
+def test_impossible_limits_of_held_values_are_refused(settings):
+    with pytest.raises(InvalidValue, match=next(iter(settings))):
+        HeldValues(**settings)
 
 
 def test_session_statistics_are_noted_and_judge():

@@ -1,6 +1,6 @@
-"""Steps that look at the samples before anything is done to them: missing ones, and units that cannot be right.
+"""Steps that look at the samples before anything is done to them: missing ones, impossible units, values held too long.
 
-Both run first in every preparation, with their defaults where the configuration does not name them. Their sentences
+The first two open every preparation, with their defaults where the configuration does not name them. Their sentences
 take it that it names them ``missing`` and ``units``.
 """
 
@@ -15,7 +15,7 @@ from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.recording import Annotation
 from brainlab.prepare.steps.session import DATA_KINDS, Discarded, RawSession
 
-__all__ = ["MissingSamples", "Statistics", "Units"]
+__all__ = ["HeldValues", "MissingSamples", "Statistics", "Units"]
 
 _UNITS = {
     "T": 1.0, "mT": 1e-3, "uT": 1e-6, "nT": 1e-9, "pT": 1e-12, "fT": 1e-15,
@@ -144,6 +144,58 @@ class Units:
                     hint=f"data.steps.units.{kind}={_USUAL[kind]} if that is what the file holds;"
                     " data.steps.units.check=false accepts any amplitude",
                 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeldValues:
+    """Channels that stand still on one value after another: a dead amplifier, or fewer samples than the file claims.
+
+    A channel that holds its values becomes a bad channel. Where most channels of a kind do, nothing tells them apart:
+    then they are kept, and a warning says how slow the recording really is. Filters hide all this, so it comes before
+    them. It looks at the training span. Constant channels are left to
+    :class:`~brainlab.prepare.steps.channels.BadChannels`.
+
+    Args:
+        least_s: a value is held when it stays for this long; no brain does.
+        max_share: share of the training span that may be held.
+    """
+
+    least_s: float = 0.1
+    max_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.least_s > 0:
+            raise InvalidValue("least_s", self.least_s, "expected a positive number", where="HeldValues")
+        if not 0 <= self.max_share < 1:
+            raise InvalidValue("max_share", self.max_share, "expected 0 to below 1", where="HeldValues")
+
+    def __call__(self, session: RawSession) -> None:
+        kinds, names, bads = np.array(session.kinds), session.ch_names, session.raw.info["bads"]
+        samples, held = session.samples[:, slice(*session.span("training"))], dict[str, float]()
+        for kind in DATA_KINDS:
+            rows = [row for row in np.flatnonzero(kinds == kind).tolist() if np.ptp(samples[row]) > 0]
+            found = {names[row]: hold for row in rows if (hold := self._hold_s(samples[row], session.sfreq_hz))}
+            if len(found) > len(rows) / 2:
+                hold_s = float(np.median(list(found.values())))
+                session.warn(
+                    f"{len(found)} of {len(rows)} {kind} channels hold each value for about {hold_s:.3g} s: nothing"
+                    f" above {0.5 / hold_s:.3g} Hz was recorded, whatever the rate of {session.sfreq_hz:g} Hz promises"
+                )
+            else:
+                bads = [*bads, *(name for name in found if name not in bads)]
+            held |= found
+        session.raw.info["bads"] = bads
+        if held:
+            session.note("HeldValues", hold_s={name: round(hold, 4) for name, hold in held.items()})
+
+    def _hold_s(self, row: np.ndarray, sfreq_hz: float) -> float:
+        """Typical time for which a value is held, in s; 0 where the channel varies as it should."""
+        same = row[1:] == row[:-1]
+        if np.count_nonzero(same) <= self.max_share * len(same):
+            return 0.0
+        lengths = np.array([stop - start + 1 for start, stop in _runs(same)])
+        long = lengths[lengths >= max(2, self.least_s * sfreq_hz)]
+        return float(np.median(long)) / sfreq_hz if long.sum() > self.max_share * len(row) else 0.0
 
 
 @dataclass(frozen=True)
