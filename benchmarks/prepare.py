@@ -2,8 +2,8 @@
 
 The same FIF files (MEG, trigger channel, non-zero first sample) go through
 
-* brainlab: hash of the file, checks for missing samples and wrong units, the named steps, store with checksum and
-  facts, cached under its key, linked into the store of all sessions; one process;
+* brainlab: hash of the file, checks for missing samples, wrong units and held values, the named steps, store with
+  checksum and facts, cached under its key, linked into the store of all sessions; one process;
 * MNE alone: read, find the events, pick, band-pass, notch, resample with the events, convert to float32, ``np.save``.
 
 Both must give the same samples and events. The overhead is the median over the turns of brainlab / MNE - 1 in the same
@@ -58,11 +58,15 @@ def write(folder: Path, n_files: int) -> None:
 def steps(full: bool) -> dict:
     """The steps that MNE has, or a whole preparation."""
     from brainlab.prepare.steps.channels import BadChannels, Pick
+    from brainlab.prepare.steps.checks import HeldValues
     from brainlab.prepare.steps.cleaning import Clean
     from brainlab.prepare.steps.filters import BandPass, Notch, Resample
     from brainlab.prepare.steps.scaling import Clip, RobustScale
 
-    shared = {"pick": Pick("mag"), "band_pass": BandPass(1.0, 45.0), "notch": Notch(50.0), "resample": Resample(100.0)}
+    shared = {
+        "held": HeldValues(), "pick": Pick("mag"), "band_pass": BandPass(1.0, 45.0), "notch": Notch(50.0),
+        "resample": Resample(100.0),
+    }  # fmt: skip
     rest = {"bads": BadChannels(), "scale": RobustScale(), "clip": Clip(5.0), "clean": Clean(min_segment_s=20.0)}
     return {**shared, **(rest if full else {})}
 

@@ -173,12 +173,14 @@ class HeldValues:
         kinds, names, bads = np.array(session.kinds), session.ch_names, session.raw.info["bads"]
         samples, held = session.samples[:, slice(*session.span("training"))], dict[str, float]()
         for kind in DATA_KINDS:
-            rows = [row for row in np.flatnonzero(kinds == kind).tolist() if np.ptp(samples[row]) > 0]
-            found = {names[row]: hold for row in rows if (hold := self._hold_s(samples[row], session.sfreq_hz))}
-            if len(found) > len(rows) / 2:
+            rows = np.flatnonzero(kinds == kind).tolist()
+            holds = {names[row]: self._hold_s(samples[row], session.sfreq_hz) for row in rows}
+            found = {name: hold for name, hold in holds.items() if 0 < hold < np.inf}
+            n_varying = sum(hold < np.inf for hold in holds.values())
+            if len(found) > n_varying / 2:
                 hold_s = float(np.median(list(found.values())))
                 session.warn(
-                    f"{len(found)} of {len(rows)} {kind} channels hold each value for about {hold_s:.3g} s: nothing"
+                    f"{len(found)} of {n_varying} {kind} channels hold each value for about {hold_s:.3g} s: nothing"
                     f" above {0.5 / hold_s:.3g} Hz was recorded, whatever the rate of {session.sfreq_hz:g} Hz promises"
                 )
             else:
@@ -189,9 +191,12 @@ class HeldValues:
             session.note("HeldValues", hold_s={name: round(hold, 4) for name, hold in held.items()})
 
     def _hold_s(self, row: np.ndarray, sfreq_hz: float) -> float:
-        """Typical time for which a value is held, in s; 0 where the channel varies as it should."""
+        """Typical time for which a value is held, in s; 0 where the channel varies as it should, inf if constant."""
         same = row[1:] == row[:-1]
-        if np.count_nonzero(same) <= self.max_share * len(same):
+        n_same = np.count_nonzero(same)
+        if n_same == len(same):
+            return float("inf")
+        if n_same <= self.max_share * len(same):
             return 0.0
         lengths = np.array([stop - start + 1 for start, stop in _runs(same)])
         long = lengths[lengths >= max(2, self.least_s * sfreq_hz)]
