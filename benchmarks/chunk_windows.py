@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compare(folder: Path, rate: float, samples: int, targets: dict[str, float], options: argparse.Namespace) -> bool:
     """Time the same batches on both sides."""
-    from brainlab.io.legacy_chunks import convert_chunk_tree, write_chunks
+    from brainlab.io.legacy_chunk_writer import write_chunks
+    from brainlab.io.legacy_chunks import convert_chunk_tree
     from brainlab.io.store import Store
 
     rng = np.random.default_rng(0)

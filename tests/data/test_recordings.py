@@ -20,7 +20,7 @@ from brainlab.data.sources import Source
 from brainlab.data.splits import PARTS
 from brainlab.datasets.recordings import AnyRecordings, RecordingFile
 from brainlab.errors import InvalidFile, InvalidValue, LeakError
-from brainlab.io.legacy_chunks import write_chunks
+from brainlab.io.legacy_chunk_writer import write_chunks
 from brainlab.prepare.steps.channels import Pick
 from brainlab.prepare.steps.cleaning import Clean
 from brainlab.prepare.steps.filters import BandPass, Resample

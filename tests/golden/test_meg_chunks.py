@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from brainlab.io.legacy_chunks import read_chunk_tree, write_chunks
+from brainlab.io.legacy_chunk_reader import read_chunk_tree
+from brainlab.io.legacy_chunk_writer import write_chunks
 from brainlab.io.safe_pickle import load_npy
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
-from brainlab.io.legacy_chunks import convert_chunk_tree, is_chunk_tree, read_chunk_tree, write_chunks
+from brainlab.errors import InvalidFile
+from brainlab.io.legacy_chunk_reader import read_chunk_tree
+from brainlab.io.legacy_chunk_writer import write_chunks
+from brainlab.io.legacy_chunks import convert_chunk_tree, is_chunk_tree
 from brainlab.io.store import Store
 
 NAMES = ["MEG0111", "MEG0112", "MEG0113"]
@@ -313,18 +315,3 @@ def test_a_chunk_cut_short_is_refused(tree):
     file.write_bytes(file.read_bytes()[:-500])
     with pytest.raises(InvalidFile, match=r"complete|too early"):
         read_chunk_tree(tree[0])
-
-
-def test_what_cannot_be_written_is_refused(tmp_path):
-    data = np.ones((3, 8))
-    with pytest.raises(InvalidValue, match="chunk_s"):
-        write_chunks(tmp_path, data, 10.0, NAMES, [1, 1, 1], POS_2D, chunk_s=0.05)
-    with pytest.raises(InvalidValue, match="bad_channels"):
-        write_chunks(tmp_path, data, 10.0, NAMES, [1, 1, 1], POS_2D, bad_channels=["X"])
-    with pytest.raises(ShapeMismatch, match="events"):
-        write_chunks(tmp_path, data, 10.0, NAMES, [1, 1, 1], POS_2D, events=np.zeros(7))
-    with pytest.raises(ShapeMismatch, match="data"):
-        write_chunks(tmp_path, data[:2], 10.0, NAMES, [1, 1, 1], POS_2D)
-    # The data that was given keeps its bad rows.
-    write_chunks(tmp_path / "s", data, 10.0, NAMES, [1, 1, 1], POS_2D, bad_channels=["MEG0111"])
-    assert data.all()
