@@ -21,6 +21,7 @@ from brainlab.datasets.recordings import RecordingFile
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.cache import Cache
 from brainlab.io.store import Store
+from brainlab.prepare import session_store
 from brainlab.prepare import sessions as module
 from brainlab.prepare.sessions import MANIFEST, manifest_table, prepare_store, recipe_of_steps
 from brainlab.prepare.steps.channels import BadChannels, Pick
@@ -152,8 +153,8 @@ def test_only_what_changed_is_prepared_again(files, cache, tmp_path, monkeypatch
     copy = [write(tmp_path, file.name, seed=seed) for seed, file in enumerate(files)]
     prepare_store(copy, tmp_path / "one", STEPS, cache=cache)
     built: list[str] = []
-    build = module._build
-    monkeypatch.setattr(module, "_build", lambda job, folder: (built.append(job.file.name), build(job, folder)))
+    build = session_store._build
+    monkeypatch.setattr(session_store, "_build", lambda job, folder: (built.append(job.file.name), build(job, folder)))
     prepare_store(copy, tmp_path / "two", STEPS, cache=cache)
     assert built == []
     renamed = [RecordingFile(f.path, f"x-{f.name}", "other", "sub-x", f.session, f.task) for f in copy]
@@ -341,7 +342,7 @@ def test_a_full_cache_ends_everything_at_once(files, cache, tmp_path, monkeypatc
     def full(job: Any, folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_build", full)
+    monkeypatch.setattr(session_store, "_build", full)
     with pytest.raises(InvalidFile, match="the disk is full"):
         prepare_store(files, tmp_path / "store", STEPS, cache=cache, on_error="skip")
 

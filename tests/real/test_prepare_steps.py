@@ -15,7 +15,8 @@ from brainlab.datasets.recordings import RecordingFile
 from brainlab.errors import InvalidFile
 from brainlab.io.cache import Cache
 from brainlab.io.store import Store
-from brainlab.prepare.sessions import prepare_session, prepare_store
+from brainlab.prepare.session_store import prepare_session
+from brainlab.prepare.sessions import prepare_store
 from brainlab.prepare.steps.channels import Pick
 from brainlab.prepare.steps.filters import BandPass, Notch, Resample
 from brainlab.prepare.steps.meg import GradientCompensation

@@ -12,66 +12,29 @@ import hashlib
 import json
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from brainlab.datasets.recordings import RecordingFile, companions
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.atomic import write_atomically
 from brainlab.io.cache import Cache, code_digest
-from brainlab.io.mne_reader import channel_of
 from brainlab.io.store import Store, StoreWriter
 from brainlab.prepare.processes import in_processes
-from brainlab.prepare.steps.channels import Pick
-from brainlab.prepare.steps.checks import MissingSamples, Units
-from brainlab.prepare.steps.opening import channels_of, open_session
-from brainlab.prepare.steps.session import Discarded, RawSession, Step, TrainingSpan, moved, recipe_of
+from brainlab.prepare.session_store import Conditions, Outcome, SessionJob, prepare_into_cache
+from brainlab.prepare.steps.session import Step, TrainingSpan, recipe_of
 
-__all__ = ["MANIFEST", "manifest_table", "prepare_session", "prepare_store", "recipe_of_steps"]
+__all__ = ["MANIFEST", "manifest_table", "prepare_store", "recipe_of_steps"]
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "sessions.json"
 """The store's list of what became of every session."""
 
-Conditions = Callable[..., Any]
-
-_KIND = "recording_sessions"
-_OUTCOME = "outcome.json"
-_STORE = "store"
 _LISTED = 5
 _RATE_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One session to prepare; it travels to a worker process."""
-
-    file: RecordingFile
-    steps: tuple[tuple[str, Step], ...]
-    training_span: TrainingSpan | None
-    conditions: Conditions | None
-    cache: Path
-    recipe: dict[str, Any]
-    inputs: dict[str, str]
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of one session: where its store lies, or why there is none."""
-
-    facts: dict[str, Any]
-    folder: Path | None = None
-    error: InvalidValue | None = None
-    seconds: float = 0.0
 
 
 def recipe_of_steps(
@@ -85,7 +48,7 @@ def recipe_of_steps(
         "training_span": _recipe(training_span),
         "conditions": _recipe(conditions),
         # Filters and readers are MNE's, so a new MNE may give other samples.
-        "code": code_digest("prepare/sessions.py", "prepare/steps", "datasets", "io"),
+        "code": code_digest("prepare/sessions.py", "prepare/session_store.py", "prepare/steps", "datasets", "io"),
         "mne": version("mne"),
         "scipy": version("scipy"),
     }
@@ -99,57 +62,6 @@ def _recipe(part: Any) -> Any:
     said = owner.recipe() if hasattr(owner, "recipe") else None
     kind = part if hasattr(part, "__qualname__") else type(part)
     return {"name": f"{kind.__module__}.{kind.__qualname__}", "recipe": said}
-
-
-def prepare_session(
-    file: RecordingFile,
-    steps: Mapping[str, Step | None],
-    training_span: TrainingSpan | None = None,
-) -> RawSession:
-    """One recording through all steps, in memory.
-
-    Missing samples and implausible units are looked for first, unless steps of the configuration do, and channels
-    that hold no brain signal never reach a store.
-
-    Raises:
-        Discarded: if a step leaves the session out.
-        InvalidValue: if it cannot be read or prepared; the sentence names the file.
-    """
-    active = {name: step for name, step in steps.items() if step is not None}
-    session = open_session(file, active, training_span)
-    for check in (MissingSamples, Units):
-        if not any(isinstance(step, check) for step in active.values()):
-            check()(session)
-    for name, step in active.items():
-        try:
-            step(session)
-        except Discarded as left_out:
-            left_out.warnings = list(session.warnings)
-            raise
-        except InvalidValue as error:
-            raise _of_step(error, name, step, file) from error
-        except Exception as error:
-            # A step is mostly MNE, which raises whatever its parts do; the user gets one sentence and the cause.
-            reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
-            raise InvalidFile(
-                f"data.steps.{name}", type(step).__name__, f"expected a recording that it can handle ({reason})",
-                where=str(file.path),
-            ) from error  # fmt: skip
-    if not any(isinstance(step, Pick) for step in active.values()):
-        Pick(("mag", "grad", "eeg", "seeg", "ecog", "dbs"))(session)
-    return session
-
-
-def _of_step(error: InvalidValue, name: str, step: Step, file: RecordingFile) -> InvalidValue:
-    """The same error with the step's key, where it is about a field of the step, and with the file."""
-    own: set[str] = {field.name for field in fields(step)} if is_dataclass(step) else set()
-    path, where = str(file.path), error.where
-    if not where or where == type(step).__name__:
-        where = path
-    elif path not in f"{where} {error.value}":
-        where = f"{where}, {path}"
-    key = f"data.steps.{name}.{error.name}" if error.name in own else error.name
-    return type(error)(key, error.value, error.expected, where=where, hint=error.hint)
 
 
 def prepare_store(
@@ -193,17 +105,17 @@ def prepare_store(
         raise InvalidValue("data.prepare_workers", n_workers, "expected at least 1")
     recipe = recipe_of_steps(steps, training_span, conditions)
     active = tuple((name, step) for name, step in steps.items() if step is not None)
-    jobs: dict[int, _Job] = {}
-    outcomes: dict[int, _Outcome] = {}
+    jobs: dict[int, SessionJob] = {}
+    outcomes: dict[int, Outcome] = {}
     for number, file in enumerate(files):
         try:
             inputs = _inputs(file, active, cache)
         except InvalidFile as error:
-            outcomes[number] = _Outcome({}, error=error)
+            outcomes[number] = Outcome({}, error=error)
             continue
         # Names are not part of the key, except where the conditions look at them.
         recipe_here = {**recipe, "task": file.task if conditions is not None else ""}
-        jobs[number] = _Job(file, active, training_span, conditions, cache.root, recipe_here, inputs)
+        jobs[number] = SessionJob(file, active, training_span, conditions, cache.root, recipe_here, inputs)
     for number, outcome in _run(jobs, n_workers):
         outcomes[number] = outcome
         _report(files[number], outcome, len(outcomes), len(files), on_error)
@@ -225,7 +137,7 @@ def _inputs(file: RecordingFile, steps: Sequence[tuple[str, Step]], cache: Cache
     return inputs
 
 
-def _row(file: RecordingFile, outcome: _Outcome) -> dict[str, Any]:
+def _row(file: RecordingFile, outcome: Outcome) -> dict[str, Any]:
     names = {
         "file": str(file.path), "session": file.name, "subject": file.subject, "dataset": file.dataset,
         "task": file.task,
@@ -235,7 +147,7 @@ def _row(file: RecordingFile, outcome: _Outcome) -> dict[str, Any]:
     return {**names, **outcome.facts}
 
 
-def _report(file: RecordingFile, outcome: _Outcome, done: int, total: int, on_error: str) -> None:
+def _report(file: RecordingFile, outcome: Outcome, done: int, total: int, on_error: str) -> None:
     """One line per session."""
     facts = outcome.facts
     if outcome.error is not None:
@@ -254,7 +166,7 @@ def _report(file: RecordingFile, outcome: _Outcome, done: int, total: int, on_er
 def _refuse(
     files: Sequence[RecordingFile],
     rows: list[dict[str, Any]],
-    outcomes: Mapping[int, _Outcome],
+    outcomes: Mapping[int, Outcome],
     on_error: str,
     cache: Cache,
 ) -> None:
@@ -309,7 +221,7 @@ def _keep_manifest(rows: list[dict[str, Any]], cache: Cache) -> Path:
 
 
 def _write_union(
-    files: Sequence[RecordingFile], folder: Path, outcomes: Mapping[int, _Outcome], root: Path | str | None
+    files: Sequence[RecordingFile], folder: Path, outcomes: Mapping[int, Outcome], root: Path | str | None
 ) -> None:
     above = None if root is None else Path(root).expanduser().absolute()
     with StoreWriter(folder) as writer:
@@ -358,153 +270,31 @@ def _is_imported(row: Mapping[str, Any]) -> bool:
     return row["status"] == "prepared" and any(step["step"] == "import_chunks" for step in row.get("steps", ()))
 
 
-def _run(jobs: Mapping[int, _Job], n_workers: int) -> Iterator[tuple[int, _Outcome]]:
+def _run(jobs: Mapping[int, SessionJob], n_workers: int) -> Iterator[tuple[int, Outcome]]:
     """Outcomes as they come; sessions that the cache has already start no process."""
-    waiting: dict[int, _Job] = {}
+    waiting: dict[int, SessionJob] = {}
     for number, job in jobs.items():
-        if n_workers == 1 or Cache(job.cache).has(_KIND, job.recipe, job.inputs):
-            yield number, _checked(_prepare(job))
+        if n_workers == 1 or job.is_cached:
+            yield number, _checked(prepare_into_cache(job))
         else:
             waiting[number] = job
     if len(waiting) == 1:
         ((number, job),) = waiting.items()
-        yield number, _checked(_prepare(job))
+        yield number, _checked(prepare_into_cache(job))
     elif waiting:
-        for number, outcome in in_processes(_prepare, waiting, min(n_workers, len(waiting))):
+        for number, outcome in in_processes(prepare_into_cache, waiting, min(n_workers, len(waiting))):
             yield number, _checked(outcome or _killed(waiting[number]))
 
 
-def _checked(outcome: _Outcome) -> _Outcome:
+def _checked(outcome: Outcome) -> Outcome:
     """A full or unwritable cache is no session's fault: it ends everything at once."""
     if outcome.error is not None and outcome.error.name == "cache":
         raise outcome.error
     return outcome
 
 
-def _killed(job: _Job) -> _Outcome:
-    return _Outcome({}, error=InvalidFile(
+def _killed(job: SessionJob) -> Outcome:
+    return Outcome({}, error=InvalidFile(
         "recording", job.file.path, "expected a process to prepare it, but one was killed",
         hint="memory may be short: data.prepare_workers=1 prepares one session at a time",
     ))  # fmt: skip
-
-
-def _prepare(job: _Job) -> _Outcome:
-    """Prepare one session into the cache, or find it there."""
-    started = time.monotonic()
-    try:
-        folder = Cache(job.cache).get(_KIND, job.recipe, job.inputs, partial(_build, job))
-        facts = json.loads((folder / _OUTCOME).read_text(encoding="utf-8"))
-    except InvalidValue as error:
-        return _Outcome({}, error=error, seconds=time.monotonic() - started)
-    except MemoryError as error:
-        refused = InvalidFile(
-            "recording", job.file.path, f"expected it to fit into memory ({error})",
-            hint="data.prepare_workers=1 prepares one session at a time",
-        )  # fmt: skip
-        return _Outcome({}, error=refused, seconds=time.monotonic() - started)
-    found = folder / _STORE if facts["status"] == "prepared" else None
-    return _Outcome(facts, found, seconds=time.monotonic() - started)
-
-
-def _build(job: _Job, folder: Path) -> None:
-    try:
-        session = prepare_session(job.file, dict(job.steps), job.training_span)
-    except Discarded as left_out:
-        facts: dict[str, Any] = {
-            "status": "discarded",
-            "reason": left_out.reason,
-            "words": left_out.words,
-            "hint": left_out.hint,
-            "details": left_out.facts,
-            "warnings": left_out.warnings,
-        }
-    else:
-        facts = {"status": "prepared", **_write(session, job, folder / _STORE)}
-    (folder / _OUTCOME).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
-
-
-def _write(session: RawSession, job: _Job, folder: Path) -> dict[str, Any]:
-    """A store of one session; returns the facts of its row in the manifest."""
-    n_samples, rate = session.n_samples, session.sfreq_hz
-    channels = channels_of(session)
-    events = _events(session)
-    segments = [[0, n_samples]] if session.segments is None else [list(pair) for pair in session.segments]
-    bads = [c.name for c, name in zip(channels, session.ch_names, strict=True) if name in session.raw.info["bads"]]
-    facts = {
-        "n_channels": len(channels),
-        "sfreq_hz": rate,
-        "sfreq_in_hz": session.sfreq_in_hz,
-        "duration_s": round(n_samples / rate, 3),
-        "usable_s": round(sum(stop - start for start, stop in segments) / rate, 3),
-        "n_events": len(events),
-        "system": session.system,
-        "bads": bads,
-        "interpolated": session.interpolated,
-        "dropped": session.dropped,
-        "steps": session.facts,
-        "warnings": session.warnings,
-    }
-    attrs = {
-        **facts,
-        "segments": segments,
-        "span": [min(n_samples, round(second * rate)) for second in session.used_span_s],
-        "scalers": _scalers(session),
-        "conditions": _conditions(session, job.conditions),
-    }
-    with StoreWriter(folder) as writer:
-        try:
-            writer.add_session("session", session.samples, rate, channels, events, attrs)
-        except InvalidValue as error:  # the writer knows neither the file nor the steps
-            raise type(error)(
-                error.name, error.value, error.expected, where=str(job.file.path), hint=error.hint
-            ) from error
-    return facts
-
-
-def _scalers(session: RawSession) -> dict[str, Any] | None:
-    if session.scalers is None:
-        return None
-    units = [channel_of(session.raw, number).unit for number in range(len(session.ch_names))]
-    return {
-        "centre": session.scalers.centre.tolist(),
-        "scale": session.scalers.scale.tolist(),
-        "unit": units[0] if len(set(units)) == 1 else units,
-    }
-
-
-def _events(session: RawSession) -> list[dict[str, Any]]:
-    """Annotations and trigger codes in order of time; ``onset_s`` counts from the first sample."""
-    n_samples, rate = session.n_samples, session.sfreq_hz
-    marked: list[dict[str, Any]] = [
-        {
-            "sample": min(max(0, round(note.onset_s * rate)), n_samples - 1),
-            "onset_s": note.onset_s,
-            # EEGLAB marks cuts with a duration that is not a number.
-            "duration_s": note.duration_s if math.isfinite(note.duration_s) else 0.0,
-            "description": note.description,
-        }
-        for note in session.annotations
-        if note.onset_s < n_samples / rate
-    ]
-    marked += [
-        {
-            "sample": moved(event.sample, session.sfreq_in_hz, rate, n_samples),
-            "onset_s": event.sample / session.sfreq_in_hz,
-            "code": event.code,
-        }
-        for event in session.events
-    ]
-    return sorted(marked, key=lambda event: event["sample"])
-
-
-def _conditions(session: RawSession, conditions: Conditions | None) -> list[list[int]]:
-    """[start, stop, code] of every stretch of one condition other than 0."""
-    if conditions is None:
-        return []
-    n_samples, rate = session.n_samples, session.sfreq_hz
-    dense = conditions(session.file, session.events, session.annotations, n_samples, rate, session.sfreq_in_hz)
-    if dense is None or not len(dense):
-        return []
-    codes = np.asarray(dense)
-    edges = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
-    return [[a, b, int(codes[a])] for a, b in pairwise(edges) if codes[a] != 0]
