@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from brainlab.datasets.omega import Omega
 from brainlab.datasets.recordings import AnyRecordings
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.recording import Event
+from brainlab.synthetic import meg_archive
 from brainlab.synthetic.camcan import SimulatedCamCan
 from brainlab.synthetic.meg_tree import planted_sources, read_planted
 from brainlab.synthetic.mous import SimulatedMous
@@ -241,6 +243,19 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(trees: dict
 def test_recipes_are_json_and_change_with_the_seed() -> None:
     for simulator in (SimulatedOmega, SimulatedMous, SimulatedCamCan, SimulatedRecordings):
         assert json.loads(json.dumps(simulator(0).recipe())) == simulator(0).recipe() != simulator(1).recipe()
+
+
+@pytest.mark.parametrize("simulator", [SimulatedOmega, SimulatedMous, SimulatedCamCan])
+def test_a_recipe_covers_every_simulating_module_that_its_files_come_from(
+    simulator: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meg_archive, "code_digest", lambda *files: " ".join(files))
+    covered = simulator().recipe()["code"].split()
+    assert f"{simulator.__module__.removeprefix('brainlab.').replace('.', '/')}.py" in covered
+    package = Path(meg_archive.__file__).parents[1]
+    for file in covered:
+        imported = re.findall(r"from brainlab\.synthetic\.(\w+) import", (package / file).read_text(encoding="utf-8"))
+        assert {f"synthetic/{name}.py" for name in imported} <= set(covered)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, trees: dict[str, Path]) -> None:

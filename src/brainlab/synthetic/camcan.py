@@ -7,91 +7,71 @@ the tree of subjects, as MaxFilter's users keep them.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from brainlab.datasets.camcan import CALIBRATION, CROSSTALK
-from brainlab.io.cache import code_digest
+from brainlab.synthetic.meg_archive import SimulatedArchive
 from brainlab.synthetic.meg_sensors import vectorview_array
-from brainlab.synthetic.meg_side_files import describe_dataset, describe_recording, write_calibration, write_crosstalk
-from brainlab.synthetic.meg_tree import Scanner, SessionPlan, TreeSize, check_size, smooth_boxes, write_tree
+from brainlab.synthetic.meg_side_files import write_calibration, write_crosstalk
+from brainlab.synthetic.meg_tree import Quirk, Scanner, SessionPlan, TreeSize, smooth_boxes
 
-__all__ = ["SIZES", "SimulatedCamCan"]
+__all__ = ["SimulatedCamCan"]
 
-SIZES = {"tiny": TreeSize(4, 75.0, 24), "default": TreeSize(20, 120.0, 48)}
 _SFREQ_HZ = 250.0
 _COHORT = "cc700"
-_FILES = ("camcan", "meg_sensors", "meg_side_files", "meg_sources", "meg_tree")
 _TONES = {6: "audiovis_300Hz", 7: "audiovis_600Hz", 8: "audiovis_1200Hz"}
 _BUTTON = 4096
-
-
-@dataclass(frozen=True)
-class SimulatedCamCan:
-    """Cam-CAN's tree with simulated people in it: every third one does the task, the others rest.
-
-    Args:
-        seed: same seed, same files.
-    """
-
-    seed: int = 0
-
-    def write(self, folder: Path | str, size: Literal["tiny", "default"] = "default") -> list[Path]:
-        """Write the tree: usable sessions, then one with too many bad channels, a too short one, an empty room.
-
-        Returns:
-            the recordings' paths.
-
-        Raises:
-            InvalidValue: if ``size`` is unknown.
-        """
-        plan, root = check_size(size, SIZES), Path(folder)
-        scanner = Scanner("camcan", 3, vectorview_array(plan.n_sensors // 3), _SFREQ_HZ, 50.0, "STI101")
-        plans = self._plans(plan)
-        paths = write_tree(root, scanner, plans, self.seed)
-        subjects = sorted({path.relative_to(root).parts[1] for path in paths})
-        describe_dataset(root / _COHORT, "Cam-CAN", subjects)
-        for path, session in zip(paths, plans, strict=True):
-            rows = _table(session.events, self.seed + session.number)
-            describe_recording(path, scanner.array, scanner.stim, _SFREQ_HZ, 50.0, rows)
-        write_calibration(root / CALIBRATION, scanner.array)
-        write_crosstalk(root / CROSSTALK, scanner.array)
-        # BIDS keeps a copy in a subject's folder, under a name that looks like a recording's.
-        shutil.copyfile(
-            root / CROSSTALK, paths[0].with_name(f"{subjects[0]}_ses-{plans[0].task}_acq-crosstalk_meg.fif")
-        )
-        return paths
-
-    def recipe(self) -> dict[str, Any]:
-        """What the files depend on, JSON-ready."""
-        code = code_digest(*(f"synthetic/{name}.py" for name in _FILES), "datasets/camcan.py")
-        return {"simulator": "camcan", "seed": self.seed, "code": code}
-
-    def _plans(self, size: TreeSize) -> list[SessionPlan]:
-        plans = []
-        for number in range(1, size.n_subjects + 3):
-            quirk: Any = {size.n_subjects + 1: "bads", size.n_subjects + 2: "short"}.get(number, "")
-            task = "smt" if number % 3 == 2 and not quirk else "rest"
-            duration_s = 12.0 if quirk == "short" else size.duration_s
-            events = condition = None
-            if task == "smt":
-                events, spans = _trials(duration_s, np.random.default_rng([self.seed, 3, number, 4]))
-                condition = smooth_boxes(spans, duration_s, _SFREQ_HZ)
-            path = _path(number, f"ses-{task}/meg", f"_ses-{task}_task-{task}_meg.fif")
-            plans.append(SessionPlan(path, number, task, duration_s, quirk, events, condition))
-        room = f"{_COHORT}/{_subject(1)}/ses-rest/emptyroom/emptyroom_{_subject(1)[4:]}_meg.fif"
-        return [*plans, SessionPlan(room, 1, "emptyroom", 10.0, "empty_room")]
 
 
 def _subject(number: int) -> str:
     return f"sub-CC{110000 + 33 * number}"
 
 
-def _path(number: int, folder: str, ending: str) -> str:
-    return f"{_COHORT}/{_subject(number)}/{folder}/{_subject(number)}{ending}"
+def _path(number: int, folder: str, name: str) -> str:
+    return f"{_COHORT}/{_subject(number)}/{folder}/{name}_meg.fif"
+
+
+class SimulatedCamCan(SimulatedArchive):
+    """Cam-CAN's tree with simulated people in it: every third one does the task, the others rest.
+
+    Args:
+        seed: same seed, same files.
+    """
+
+    name, title, tree = "camcan", "Cam-CAN", _COHORT
+    sizes: ClassVar = {"tiny": TreeSize(4, 75.0, 24), "default": TreeSize(20, 120.0, 48)}
+    empty_room = SessionPlan(
+        _path(1, "ses-rest/emptyroom", f"emptyroom_{_subject(1)[4:]}"), 1, "emptyroom", 10.0, "empty_room"
+    )
+    reads = ("datasets/camcan.py",)
+
+    def write(self, folder: Path | str, size: Literal["tiny", "default"] = "default") -> list[Path]:
+        """Write the tree and, beside it, fine calibration and crosstalk; see :meth:`SimulatedArchive.write`."""
+        paths, root = super().write(folder, size), Path(folder)
+        array = self._scanner(self.sizes[size].n_sensors).array
+        write_calibration(root / CALIBRATION, array)
+        write_crosstalk(root / CROSSTALK, array)
+        # BIDS keeps a copy in a subject's folder, under a name that looks like a recording's.
+        shutil.copyfile(root / CROSSTALK, paths[0].with_name(f"{_subject(1)}_ses-rest_acq-crosstalk_meg.fif"))
+        return paths
+
+    def _scanner(self, n_sensors: int) -> Scanner:
+        return Scanner(self.name, 3, vectorview_array(n_sensors // 3), _SFREQ_HZ, 50.0, "STI101")
+
+    def _session(self, number: int, quirk: Quirk, duration_s: float) -> SessionPlan:
+        task = "smt" if number % 3 == 2 and not quirk else "rest"
+        events = condition = None
+        if task == "smt":
+            events, spans = _trials(duration_s, np.random.default_rng([self.seed, 3, number, 4]))
+            condition = smooth_boxes(spans, duration_s, _SFREQ_HZ)
+        path = _path(number, f"ses-{task}/meg", f"{_subject(number)}_ses-{task}_task-{task}")
+        return SessionPlan(path, number, task, duration_s, quirk, events, condition)
+
+    def _events_table(self, session: SessionPlan) -> list[list[str]]:
+        return _table(session.events, self.seed + session.number)
 
 
 def _trials(duration_s: float, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[float, float]]]:

@@ -6,74 +6,44 @@ coils stand for the ``*_meg.ds`` of the archive, as MNE writes no CTF folders.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar
 
 import numpy as np
 
-from brainlab.io.cache import code_digest
+from brainlab.synthetic.meg_archive import SimulatedArchive
 from brainlab.synthetic.meg_sensors import ctf_array
-from brainlab.synthetic.meg_side_files import describe_dataset, describe_recording
-from brainlab.synthetic.meg_tree import Scanner, SessionPlan, TreeSize, check_size, smooth_boxes, write_tree
+from brainlab.synthetic.meg_tree import Quirk, Scanner, SessionPlan, TreeSize, smooth_boxes
 
-__all__ = ["SIZES", "SimulatedMous"]
+__all__ = ["SimulatedMous"]
 
-SIZES = {"tiny": TreeSize(4, 75.0, 24), "default": TreeSize(20, 120.0, 48)}
 _SFREQ_HZ = 300.0
-_FILES = ("mous", "meg_sensors", "meg_side_files", "meg_sources", "meg_tree")
 _FIXATION, _BLOCK, _QUESTION, _END = 20, 10, 40, 15
 
 
-@dataclass(frozen=True)
-class SimulatedMous:
+class SimulatedMous(SimulatedArchive):
     """MOUS' tree with simulated people in it: every second one at rest, the others hearing or reading sentences.
 
     Args:
         seed: same seed, same files.
     """
 
-    seed: int = 0
+    name, title = "mous", "MOUS"
+    sizes: ClassVar = {"tiny": TreeSize(4, 75.0, 24), "default": TreeSize(20, 120.0, 48)}
+    empty_room = SessionPlan("sub-A2002/meg/sub-A2002_task-emptyroom_meg.fif", 1, "emptyroom", 10.0, "empty_room")
 
-    def write(self, folder: Path | str, size: Literal["tiny", "default"] = "default") -> list[Path]:
-        """Write the tree: usable sessions, then one with too many bad channels, a too short one, an empty room.
+    def _scanner(self, n_sensors: int) -> Scanner:
+        return Scanner(self.name, 2, ctf_array(n_sensors, "4504"), _SFREQ_HZ, 50.0, "UPPT001")
 
-        Returns:
-            the recordings' paths.
-
-        Raises:
-            InvalidValue: if ``size`` is unknown.
-        """
-        plan, root = check_size(size, SIZES), Path(folder)
-        scanner = Scanner("mous", 2, ctf_array(plan.n_sensors, "4504"), _SFREQ_HZ, 50.0, "UPPT001")
-        plans = self._plans(plan)
-        paths = write_tree(root, scanner, plans, self.seed)
-        describe_dataset(root, "MOUS", sorted({path.relative_to(root).parts[0] for path in paths}))
-        for path in paths:
-            describe_recording(path, scanner.array, scanner.stim, _SFREQ_HZ, 50.0)
-        return paths
-
-    def recipe(self) -> dict[str, Any]:
-        """What the files depend on, JSON-ready."""
-        code = code_digest(*(f"synthetic/{name}.py" for name in _FILES))
-        return {"simulator": "mous", "seed": self.seed, "code": code}
-
-    def _plans(self, size: TreeSize) -> list[SessionPlan]:
-        plans = []
-        for number in range(1, size.n_subjects + 3):
-            quirk: Any = {size.n_subjects + 1: "bads", size.n_subjects + 2: "short"}.get(number, "")
-            task = ("rest", "auditory", "rest", "visual")[(number - 1) % 4]
-            duration_s = 12.0 if quirk == "short" else size.duration_s
-            events = condition = None
-            if task != "rest":
-                rng = np.random.default_rng([self.seed, 2, number, 4])
-                events, spans = _sentences(duration_s, task == "visual", rng)
-                condition = smooth_boxes(spans, duration_s, _SFREQ_HZ)
-            subject = f"sub-{'V1' if task == 'visual' else 'A2'}{number + 1:03d}"
-            path = f"{subject}/meg/{subject}_task-{task}_meg.fif"
-            plans.append(SessionPlan(path, number, task, duration_s, quirk, events, condition))
-        room = "sub-A2002/meg/sub-A2002_task-emptyroom_meg.fif"
-        return [*plans, SessionPlan(room, 1, "emptyroom", 10.0, "empty_room")]
+    def _session(self, number: int, quirk: Quirk, duration_s: float) -> SessionPlan:
+        task = ("rest", "auditory", "rest", "visual")[(number - 1) % 4]
+        events = condition = None
+        if task != "rest":
+            rng = np.random.default_rng([self.seed, 2, number, 4])
+            events, spans = _sentences(duration_s, task == "visual", rng)
+            condition = smooth_boxes(spans, duration_s, _SFREQ_HZ)
+        subject = f"sub-{'V1' if task == 'visual' else 'A2'}{number + 1:03d}"
+        path = f"{subject}/meg/{subject}_task-{task}_meg.fif"
+        return SessionPlan(path, number, task, duration_s, quirk, events, condition)
 
 
 def _sentences(
