@@ -16,7 +16,7 @@ from scipy.signal import lfilter
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.evaluation.rollout_divergence import kinds_and_owners
 from brainlab.evaluation.rollout_generation import continue_contexts, load_rollouts, read_places
-from brainlab.evaluation.rollout_report import _sign
+from brainlab.evaluation.rollout_notes import _sign
 from brainlab.evaluation.rollout_tokens import in_frames, linear_bits, training_unigram
 from brainlab.evaluation.rollouts import Rollouts
 from brainlab.evaluation.session_sampler import Place

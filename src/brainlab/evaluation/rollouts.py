@@ -28,7 +28,8 @@ from brainlab.evaluation.rollout_generation import (
     reconstruct,
     save_rollouts,
 )
-from brainlab.evaluation.rollout_report import Findings, metrics_of, notes_of, tables_of
+from brainlab.evaluation.rollout_notes import notes_of
+from brainlab.evaluation.rollout_report import Findings, metrics_of, tables_of
 from brainlab.evaluation.rollout_tokens import summarise_tokens
 from brainlab.evaluation.session_sampler import SessionSampler
 from brainlab.io.atomic import write_atomically
