@@ -7,31 +7,20 @@ Source: Taylor et al. (2017).
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int16
 
 from brainlab.datasets.conditions import dense, from_annotations, from_events, from_table, read_table
-from brainlab.datasets.recordings import (
-    RecordingFile,
-    empty_room,
-    events_table,
-    existing_folder,
-    nothing_found,
-    numbered,
-    recording_paths,
-)
+from brainlab.datasets.recordings import Archive, RecordingFile, empty_room, events_table, recording_paths
 from brainlab.io.recording import Annotation, Event
 
 __all__ = ["CALIBRATION", "CROSSTALK", "DEEPEST", "CamCan"]
-
-log = logging.getLogger(__name__)
 
 DEEPEST = 7
 """Levels below the root at which a subject's folder is looked for."""
@@ -41,8 +30,10 @@ CROSSTALK = "ct_sparse.fif"
 
 
 @dataclass(frozen=True)
-class CamCan:
+class CamCan(Archive):
     """Where Cam-CAN's recordings are and what their events mean.
+
+    Names are ``<cohort>_sub-<id>[_ses-…][_task-…][_run-…]``; crosstalk files and empty rooms are left out.
 
     Attributes:
         stim_channels: where trigger codes may be, in order of preference.
@@ -52,34 +43,22 @@ class CamCan:
     line_hz: float | None = 50.0
     stim_channels: tuple[str, ...] = ("STI101", "STI 014", "UPPT001")
 
-    def find(self, root: str | Path, include: str | Sequence[str] = "*") -> list[RecordingFile]:
-        """The recordings of all subjects, sorted by name ``<cohort>_sub-<id>[_ses-…][_task-…][_run-…]``.
+    expected: ClassVar[str] = f"Cam-CAN recordings (…/sub-*/…_meg.fif, at most {DEEPEST} deep)"
+    others: ClassVar[str] = "empty-room recordings"
 
-        Crosstalk files and empty rooms are left out; a name that occurs again gets ``-01``, ``-02`` …
-
-        Raises:
-            InvalidFile: if ``root`` is no folder.
-            InvalidValue: if no recording is there.
-        """
-        folder = existing_folder(root)
-        files, empty = [], 0
+    def _files(self, folder: Path, include: str | Sequence[str]) -> Iterator[RecordingFile | None]:
+        allowed = set(recording_paths(folder, include))
         for subject in _subject_folders(folder):
-            for path in recording_paths(subject, "*"):
+            for path in recording_paths(subject):
                 lower = path.name.lower()
                 stem = re.sub(r"\.(fif(\.gz)?|ds)$", "", lower)
                 if stem == lower or not stem.endswith("_meg") or "crosstalk" in lower:
                     continue
+                # Empty rooms are counted whether or not a pattern asks for them.
                 if empty_room(path.relative_to(folder)):
-                    empty += 1
-                    continue
-                files.append(self._file(path, subject, folder))
-        allowed = set(recording_paths(folder, include))
-        files = [file for file in files if file.path in allowed]
-        if not files:
-            raise nothing_found(folder, include, f"Cam-CAN recordings (…/sub-*/…_meg.fif, at most {DEEPEST} deep)")
-        if empty:
-            log.info("%s: %d empty-room recordings left out", folder, empty)
-        return numbered(files)
+                    yield None
+                elif path in allowed:
+                    yield self._file(path, subject, folder)
 
     def _file(self, path: Path, subject: Path, root: Path) -> RecordingFile:
         within = "/".join([subject.name, *path.relative_to(subject).parts])
@@ -116,10 +95,6 @@ class CamCan:
         rows = from_table(read_table(table)) if table is not None else []
         rows = rows or from_events(events, raw_sfreq_hz) or from_annotations(annotations)
         return dense(rows, n_samples, sfreq_hz) if rows else None
-
-    def recipe(self) -> dict[str, Any]:
-        """What the results depend on, JSON-ready."""
-        return {"dataset": self.name}
 
 
 def _subject_folders(root: Path) -> Iterator[Path]:

@@ -6,31 +6,21 @@ Source: Schoffelen et al. (2019).
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int16
 
-from brainlab.datasets.recordings import (
-    RecordingFile,
-    empty_room,
-    existing_folder,
-    nothing_found,
-    numbered,
-    recording_paths,
-)
+from brainlab.datasets.recordings import Archive, RecordingFile, empty_room, recording_paths
 from brainlab.errors import InvalidValue
 from brainlab.io.recording import Annotation, Event
 
 __all__ = ["Mous", "mous_conditions"]
-
-log = logging.getLogger(__name__)
 
 _STARTS = {"auditory": (1, 3, 5, 7), "visual": tuple(range(1, 9))}
 _SPOKEN, _READ, _END = 1, 5, 15
@@ -73,8 +63,8 @@ def mous_conditions(
 
 
 @dataclass(frozen=True)
-class Mous:
-    """Where MOUS' recordings are and what its trigger codes mean.
+class Mous(Archive):
+    """Where MOUS' recordings are, of all tasks, and what its trigger codes mean; names are ``sub-<id>_ses-<task>``.
 
     Attributes:
         stim_channels: where the trigger codes are.
@@ -86,31 +76,20 @@ class Mous:
     stim_channels: tuple[str, ...] = ("UPPT001",)
     shortest_event_s: float = 0.05
 
-    def find(self, root: str | Path, include: str | Sequence[str] = "*") -> list[RecordingFile]:
-        """The recordings of all tasks, sorted by name ``sub-<id>_ses-<task>``; empty-room files are left out.
+    expected: ClassVar[str] = "MOUS recordings (sub-*/meg/*_task-*_meg.ds)"
+    others: ClassVar[str] = "recordings of an empty room or without a task in their name"
 
-        Raises:
-            InvalidFile: if ``root`` is no folder.
-            InvalidValue: if no recording is there.
-        """
-        folder = existing_folder(root)
-        files, empty = [], 0
+    def _files(self, folder: Path, include: str | Sequence[str]) -> Iterator[RecordingFile | None]:
         for path in recording_paths(folder, include):
             match = re.search(r"(?:^|/)(sub-[^/]+)/meg/([^/]+)$", path.relative_to(folder).as_posix())
             if match is None or "crosstalk" in match[2].lower():
                 continue
             task = re.search(r"task-([A-Za-z0-9]+)", match[2])
             if task is None or empty_room(path.relative_to(folder)):
-                empty += 1
+                yield None
                 continue
-            files.append(
-                RecordingFile(path, f"{match[1]}_ses-{task[1]}", self.name, match[1], f"ses-{task[1]}", task[1])
-            )
-        if not files:
-            raise nothing_found(folder, include, "MOUS recordings (sub-*/meg/*_task-*_meg.ds)")
-        if empty:
-            log.info("%s: %d recordings of an empty room or without a task in their name left out", folder, empty)
-        return numbered(files)
+            session = f"ses-{task[1]}"
+            yield RecordingFile(path, f"{match[1]}_{session}", self.name, match[1], session, task[1])
 
     def conditions(
         self,
@@ -136,7 +115,3 @@ class Mous:
             if not rate > 0:
                 raise InvalidValue(name, rate, "expected a positive number of samples per second", where=str(file.path))
         return mous_conditions(events, n_samples, raw_sfreq_hz / sfreq_hz, visual="visual" in file.task.lower())
-
-    def recipe(self) -> dict[str, Any]:
-        """What the results depend on, JSON-ready."""
-        return {"dataset": self.name}

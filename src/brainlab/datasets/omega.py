@@ -5,29 +5,19 @@ Layout: ``sub-XNNNN/ses-*/meg/<recording>.ds`` (a ``_meg.fif`` stands for the sa
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int16
 
-from brainlab.datasets.recordings import (
-    RecordingFile,
-    empty_room,
-    existing_folder,
-    nothing_found,
-    numbered,
-    recording_paths,
-)
+from brainlab.datasets.recordings import Archive, RecordingFile, empty_room, recording_paths
 from brainlab.io.recording import Annotation, Event
 
 __all__ = ["Omega", "omega_task"]
-
-log = logging.getLogger(__name__)
 
 
 def omega_task(name: str) -> str | None:
@@ -45,41 +35,32 @@ def omega_task(name: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Omega:
-    """Where OMEGA's recordings are. All of them are rest: there are no conditions."""
+class Omega(Archive):
+    """Where OMEGA's recordings are: ``sub-<id>_ses-<s>_<task>``. All of them are rest: there are no conditions.
+
+    The letter in front of a subject's number is dropped from the name, not from ``subject``. Runs of one session share
+    a name and are numbered.
+    """
 
     name: str = "omega"
     line_hz: float | None = 60.0
 
-    def find(self, root: str | Path, include: str | Sequence[str] = "*") -> list[RecordingFile]:
-        """The recordings of somebody at rest, sorted by name ``sub-<id>_ses-<s>_<task>``.
+    expected: ClassVar[str] = "OMEGA recordings (sub-*/ses-*/meg/*_task-rest*)"
+    others: ClassVar[str] = "recordings of an empty room or another task"
 
-        The letter in front of a subject's number is dropped from the name, not from ``subject``. Runs of one session
-        share a name and get ``-01``, ``-02`` … behind it.
-
-        Raises:
-            InvalidFile: if ``root`` is no folder.
-            InvalidValue: if no recording is there.
-        """
-        folder = existing_folder(root)
-        files, others = [], 0
+    def _files(self, folder: Path, include: str | Sequence[str]) -> Iterator[RecordingFile | None]:
         for path in recording_paths(folder, include):
             match = re.search(r"(?:^|/)(sub-[^/]+)/ses-([^/]+)/meg/([^/]+)$", path.relative_to(folder).as_posix())
             if match is None:
                 continue
             task = None if empty_room(path.relative_to(folder)) else omega_task(match[3])
             if task is None:
-                others += 1
+                yield None
                 continue
             label = match[1].removeprefix("sub-")
             number = label[1:] if re.fullmatch(r"[A-Za-z].+|.\d{4}", label) else label
             name = f"sub-{number}_ses-{match[2]}_{task}"
-            files.append(RecordingFile(path, name, self.name, match[1], f"ses-{match[2]}", task))
-        if not files:
-            raise nothing_found(folder, include, "OMEGA recordings (sub-*/ses-*/meg/*_task-rest*)")
-        if others:
-            log.info("%s: %d recordings of an empty room or another task left out", folder, others)
-        return numbered(files)
+            yield RecordingFile(path, name, self.name, match[1], f"ses-{match[2]}", task)
 
     def conditions(
         self,
@@ -92,7 +73,3 @@ class Omega:
     ) -> Int16[np.ndarray, " time"] | None:
         """None: rest has no conditions."""
         return None
-
-    def recipe(self) -> dict[str, Any]:
-        """What the results depend on, JSON-ready."""
-        return {"dataset": self.name}

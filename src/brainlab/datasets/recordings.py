@@ -2,17 +2,19 @@
 
 A data set is a folder (``root``) and one or more glob patterns relative to it (``include``). A pattern without a slash
 matches a file name at any depth. Names follow BIDS where the path does (``sub-…``, ``ses-…``, ``task-…``, ``run-…``);
-elsewhere the file name is the subject. :class:`AnyRecordings` is such a folder as a data set object.
+elsewhere the file name is the subject. :class:`AnyRecordings` is such a folder as a data set object, :class:`Archive`
+what public data sets with a layout of their own have in common.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int16
@@ -24,16 +26,14 @@ from brainlab.io.recording import Annotation, Event
 __all__ = [
     "READABLE",
     "AnyRecordings",
+    "Archive",
     "RecordingFile",
     "channel_kind",
     "companions",
     "empty_room",
     "events_table",
-    "existing_folder",
     "find_recordings",
     "names_of",
-    "nothing_found",
-    "numbered",
     "recording_paths",
     "recordings_of",
 ]
@@ -82,6 +82,45 @@ class RecordingFile:
 
 
 @dataclass(frozen=True)
+class Archive:
+    """A public data set with a layout of its own, in which a path says whose recording of what lies there.
+
+    Attributes:
+        line_hz: mains frequency.
+    """
+
+    name: str
+    line_hz: float | None
+
+    expected: ClassVar[str]  # what is missing where no recording is found
+    others: ClassVar[str]  # what is counted as left out
+
+    def find(self, root: str | Path, include: str | Sequence[str] = "*") -> list[RecordingFile]:
+        """The recordings of somebody, sorted by name; a name that occurs again gets ``-01``, ``-02`` … behind it.
+
+        Raises:
+            InvalidFile: if ``root`` is no folder.
+            InvalidValue: if no recording is there.
+        """
+        folder = _existing_folder(root)
+        found = list(self._files(folder, include))
+        files = [file for file in found if file is not None]
+        if not files:
+            raise _nothing_found(folder, include, self.expected)
+        if others := len(found) - len(files):
+            logging.getLogger(type(self).__module__).info("%s: %d %s left out", folder, others, self.others)
+        return _numbered(files)
+
+    def _files(self, folder: Path, include: str | Sequence[str]) -> Iterator[RecordingFile | None]:
+        """In any order; None stands for a recording that is left out, and nothing for a file that is foreign."""
+        raise NotImplementedError
+
+    def recipe(self) -> dict[str, Any]:
+        """What the results depend on, JSON-ready."""
+        return {"dataset": self.name}
+
+
+@dataclass(frozen=True)
 class AnyRecordings:
     """Any folder or BIDS tree of recordings that MNE opens.
 
@@ -99,7 +138,7 @@ class AnyRecordings:
             InvalidFile, InvalidValue: as :func:`find_recordings`.
         """
         files = find_recordings(root, include)
-        folder = existing_folder(root)
+        folder = _existing_folder(root)
         # Noise that somebody listens to is a task of EEG; in MEG the word means an empty room.
         kept = [f for f in files if _stem(f.path).endswith("_eeg") or not empty_room(f.path.relative_to(folder))]
         if not kept:
@@ -150,15 +189,15 @@ def find_recordings(root: str | Path, include: str | Sequence[str] = "*") -> lis
         InvalidFile: if ``root`` is no folder.
         InvalidValue: if nothing matches; the sentence lists what is there.
     """
-    folder = existing_folder(root)
+    folder = _existing_folder(root)
     chosen = recording_paths(folder, include)
     if not chosen:
-        raise nothing_found(folder, include, "a pattern that matches a recording")
+        raise _nothing_found(folder, include, "a pattern that matches a recording")
     files = [names_of(path, folder) for path in chosen]
     return _unique(files, folder)
 
 
-def existing_folder(root: str | Path) -> Path:
+def _existing_folder(root: str | Path) -> Path:
     """``root`` as a path.
 
     Raises:
@@ -182,7 +221,7 @@ def recording_paths(folder: Path, include: str | Sequence[str] = "*") -> list[Pa
     return [path for path in there if any(_matches(path.relative_to(folder).as_posix(), p) for p in patterns)]
 
 
-def nothing_found(folder: Path, include: str | Sequence[str], expected: str) -> InvalidValue:
+def _nothing_found(folder: Path, include: str | Sequence[str], expected: str) -> InvalidValue:
     """The error of a folder in which nothing fits; it lists what is there."""
     names = [path.relative_to(folder).as_posix() for path in recording_paths(folder)]
     listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
@@ -206,7 +245,7 @@ def events_table(path: Path) -> Path | None:
     return table if table.is_file() else None
 
 
-def numbered(files: Sequence[RecordingFile]) -> list[RecordingFile]:
+def _numbered(files: Sequence[RecordingFile]) -> list[RecordingFile]:
     """Sorted by name, with -01, -02 … behind a name that an earlier file has already."""
     taken: set[str] = set()
     unique = []
