@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -22,13 +21,13 @@ from torch.utils.data import DataLoader
 from brainlab.data.layout import CanonicalStore, ChannelLayout, canonical_layout, channel_sets
 from brainlab.data.recording_facts import describe, tables
 from brainlab.data.recording_notes import notes_of
-from brainlab.data.recording_split import KINDS, Assignment, Kind, Member, TrainingSpan
+from brainlab.data.recording_settings import check_settings
+from brainlab.data.recording_split import Kind, TrainingSpan
+from brainlab.data.recording_windows import assign, find_stretches, place_windows, window_lengths
 from brainlab.data.sampling import ChannelSetSampler, already_collated
 from brainlab.data.sources import OnError, Source, manifest_of, prepare_source, unite
 from brainlab.data.splits import PARTS
-from brainlab.data.stretches import bad_spans, inside, usable_segments, without
-from brainlab.data.token_windows import TokenWindows, on_frames
-from brainlab.data.windows import RandomWindows, SignalWindows, WindowGroups, regular_windows, samples_of
+from brainlab.data.stretches import usable_segments
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.cache import Cache, code_digest
 from brainlab.io.codes import CodeStore
@@ -108,7 +107,7 @@ class MixedRecordings(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_settings(split, fractions, guard_s, window_s, overlap_s, layout)
+        check_settings(split, fractions, guard_s, window_s, overlap_s, layout)
         for name, number, least in (
             ("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("prepare_workers", prepare_workers, 1),
             ("windows_per_epoch", windows_per_epoch, 1), ("calibration_s", calibration_s, 0),
@@ -203,63 +202,18 @@ class MixedRecordings(LightningDataModule):
             return
         if self._store is None:
             self.prepare_data()
-        self.n_samples = samples_of(self.window_s, self.sfreq_hz)
-        self.stride = self.n_samples - samples_of(self.overlap_s, self.sfreq_hz)
-        self._check_window()
-        self.assignment, self.left_out = self._assignment()
+        self.n_samples, self.stride = window_lengths(self)
+        self.assignment, self.left_out = assign(self)
         self.assignment.refuse_copies([session.sha256 for session in self.store.sessions])
         spans = [self.scaler_span(number) or (0, 0) for number in range(len(self.store))]
         self.assignment.refuse_foreign_statistics(spans, self.sfreq_hz)
         self._say_what_is_missing()
-        self._bad = [bad_spans(session) if self.avoid_bad else [] for session in self.store.sessions]
-        self.stretches = {part: self._stretches(part) for part in PARTS}
-        self.windows = {part: self._windows(part) for part in PARTS}
+        self.stretches = find_stretches(self, self._segments)
+        self.windows = {part: place_windows(self, part, self._seen) for part in PARTS}
         self.notes = notes_of(self)
         for note in self.notes:
             log.warning("%s", note)
         self._ready = True
-
-    def _check_window(self) -> None:
-        if self.n_samples < 1 or self.stride < 1:
-            raise InvalidValue(
-                "data.overlap_s", self.overlap_s, f"expected less than data.window_s={self.window_s:g} by a sample"
-            )
-        hop = 1 if self.tokenizer is None else self.tokenizer.hop
-        for key, seconds, number in (
-            ("window_s", self.window_s, self.n_samples), ("overlap_s", self.overlap_s, self.stride)
-        ):  # fmt: skip
-            if number % hop:
-                what = "a window" if key == "window_s" else "the step from window to window"
-                raise InvalidValue(
-                    f"data.{key}", seconds,
-                    f"expected {what}, now {number} samples, to be a multiple of the tokenizer's hop of {hop}",
-                )  # fmt: skip
-
-    def _assignment(self) -> tuple[Assignment, dict[str, str]]:
-        members = [
-            Member(s.name, str(s.attrs.get("subject", s.name)), str(s.attrs.get("dataset", "")), s.n_samples)
-            for s in self.store.sessions
-        ]
-        if self.split_file is not None:
-            found = Assignment.load(self.split_file, members)
-            if (found.kind == "time") != (self.split_kind == "time"):
-                raise InvalidValue(
-                    "data.split", self.split_kind,
-                    f"expected time with a split in time, and only with one; data.split_file holds one by {found.kind}",
-                )  # fmt: skip
-            return found, {m.name: "no part in data.split_file" for n, m in enumerate(members) if not any(
-                found.rows[part][n] for part in PARTS)}  # fmt: skip
-        drawn, left_out = Assignment.draw(
-            members, self.split_kind, self.fractions, self.seed,
-            sfreq_hz=self.sfreq_hz, guard_s=self.guard_s, heldout_dataset=self.heldout_dataset,
-        )  # fmt: skip
-        if left_out and len(left_out) == len(members):
-            name, reason = next(iter(left_out.items()))
-            raise InvalidValue(
-                "data.guard_s", self.guard_s, f"expected room for all parts in a recording; {name}: {reason}",
-                hint="a smaller guard, or data.fractions with 0 for a part that is not needed",
-            )  # fmt: skip
-        return drawn, left_out
 
     def _say_what_is_missing(self) -> None:
         for name, reason in self.left_out.items():
@@ -281,73 +235,11 @@ class MixedRecordings(LightningDataModule):
         inputs = {"store": self.store.fingerprint}
         if self.split_file is not None:
             inputs["file"] = hashlib.sha256(Path(self.split_file).expanduser().read_bytes()).hexdigest()
-        built = self.cache.get(
-            "recordings_split", recipe, inputs, lambda target: _written(self.assignment, target / "split.json")
-        )
-        return built / "split.json"
 
-    def _stretches(self, part: str) -> Int64[np.ndarray, "stretch 3"]:
-        rows = inside(self.assignment.rows[part], self._segments)
-        rows = without(rows, self._bad)
-        return rows if self.tokenizer is None else on_frames(rows, self._segments, self.tokenizer.hop)
+        def build(target: Path) -> None:
+            self.assignment.save(target / "split.json")
 
-    def _windows(self, part: str) -> WindowGroups:
-        rows = self.stretches[part]
-        if not len(rows) and not self._wants(part):
-            return WindowGroups([])
-        usable = rows[rows[:, 2] - rows[:, 1] >= self.n_samples]
-        if not len(usable):
-            raise self._nothing_in(part, rows)
-        if len(usable) < len(rows):
-            short = len(rows) - len(usable)
-            log.info("%s: %d of %d stretches are shorter than a window", part, short, len(rows))
-        n_random = self.windows_per_epoch if part == "train" else None
-        if self._codes is not None:
-            hop = self._codes.hop
-            return WindowGroups([
-                TokenWindows(
-                    self._codes, usable, self.n_samples // hop, step=self.stride // hop, n_windows=n_random,
-                    seed=self.seed,
-                )
-            ])  # fmt: skip
-        if self.layout_kind == "canonical":
-            present = torch.from_numpy(np.stack([self.present(n) for n in range(len(self.store.sessions))]))
-            return SignalWindows([self._cut(self._seen, usable, n_random, 0)], present)
-        sets = np.array(self.channel_sets)[usable[:, 0]]
-        room = usable[:, 2] - usable[:, 1]
-        groups = []
-        for number in np.unique(sets).tolist():
-            # Every channel set has its share of the time, and at least one window.
-            share = None if n_random is None else max(1, round(n_random * room[sets == number].sum() / room.sum()))
-            groups.append(self._cut(self.store, usable[sets == number], share, number))
-        return SignalWindows(groups, None)
-
-    def _cut(self, store: Any, rows: np.ndarray, n_random: int | None, number: int) -> Any:
-        if n_random is None:
-            return regular_windows(store, rows, self.n_samples, self.stride)
-        return RandomWindows(store, rows, self.n_samples, n_random, seed=self.seed + 7919 * number)
-
-    def _wants(self, part: str) -> bool:
-        """Whether this part is meant to hold anything."""
-        if self.split_file is not None:
-            return any(self.assignment.rows[part])
-        return self.split_kind == "dataset" or self.fractions[PARTS.index(part)] > 0
-
-    def _nothing_in(self, part: str, rows: np.ndarray) -> InvalidValue:
-        held = sum(bool(own) for own in self.assignment.rows[part])
-        if not held:
-            members = self.assignment.members
-            n = len({{"subject": m.subject, "dataset": m.dataset}.get(self.split_kind, m.name) for m in members})
-            return InvalidValue(
-                "data.split", self.split_kind,
-                f"expected recordings in every part, but {n} {self.split_kind}s leave none for {part}",
-                hint="data.split=time cuts every recording into three parts; data.fractions gives larger shares",
-            )  # fmt: skip
-        longest = int((rows[:, 2] - rows[:, 1]).max()) / self.sfreq_hz if len(rows) else 0.0
-        return InvalidValue(
-            "data.window_s", self.window_s, f"expected at most the {longest:g} s of the longest {part} stretch",
-            hint="shorter windows, longer recordings, or other data.fractions and data.guard_s",
-        )  # fmt: skip
+        return self.cache.get("recordings_split", recipe, inputs, build) / "split.json"
 
     # Lightning's side.
 
@@ -462,11 +354,7 @@ class MixedRecordings(LightningDataModule):
         Args:
             max_s: at most so many seconds in all, an equal share of every stretch.
         """
-        rows = self.stretches["train"]
-        total = float((rows[:, 2] - rows[:, 1]).sum()) / self.sfreq_hz
-        share = 1.0 if max_s is None else min(1.0, max_s / total)
-        for session, start, stop in rows.tolist():
-            length = int((stop - start) * share)
+        for session, start, length in self._training_stretches(max_s):
             if length:
                 yield session, self.signal(session, start, length)
 
@@ -478,13 +366,18 @@ class MixedRecordings(LightningDataModule):
         """
         if self.tokenizer is None:
             raise InvalidValue("data.tokenizer", None, "expected a tokenizer, since codes are asked for")
+        for session, start, length in self._training_stretches(max_s):
+            n_frames = length // self.tokenizer.hop
+            if n_frames:
+                yield session, self.codes(session, start, n_frames)
+
+    def _training_stretches(self, max_s: float | None) -> Iterator[tuple[int, int, int]]:
+        """(session, start, length) in samples, shortened to ``max_s`` in all."""
         rows = self.stretches["train"]
         total = float((rows[:, 2] - rows[:, 1]).sum()) / self.sfreq_hz
         share = 1.0 if max_s is None else min(1.0, max_s / total)
         for session, start, stop in rows.tolist():
-            n_frames = int((stop - start) * share) // self.tokenizer.hop
-            if n_frames:
-                yield session, self.codes(session, start, n_frames)
+            yield session, start, int((stop - start) * share)
 
     @property
     def shapes(self) -> Mapping[str, int]:
@@ -537,6 +430,7 @@ class Recordings(MixedRecordings):
         include: str | Sequence[str] = "*",
         subject: str | int | None = None,
         steps: Mapping[str, Any] | None = None,
+        # Spelled out again: the keys of a configuration are checked against what stands here, and nothing is imported.
         size: Literal["tiny", "default"] = "default",
         on_error: Literal["raise", "skip"] = "raise",
         prepare_workers: int = 1,
@@ -579,29 +473,3 @@ class Recordings(MixedRecordings):
             num_workers=num_workers,
             seed=seed,
         )
-
-
-def _check_settings(
-    split: str, fractions: Sequence[float], guard_s: float, window_s: float, overlap_s: float, layout: str
-) -> None:
-    for name, value, known in (("split", split, KINDS), ("layout", layout, ("canonical", "separate"))):
-        if value not in known:
-            raise InvalidValue(f"data.{name}", value, f"unknown; expected one of {', '.join(known)}")
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
-        raise InvalidValue(
-            "data.fractions", list(fractions), "expected three numbers ≥ 0 that sum to 1, the first of them above 0"
-        )
-    if not window_s > 0:
-        raise InvalidValue("data.window_s", window_s, "expected a positive number of seconds")
-    if not 0 <= overlap_s < window_s:
-        raise InvalidValue("data.overlap_s", overlap_s, f"expected 0 or more, below data.window_s={window_s:g}")
-    if split == "time" and guard_s < window_s:
-        raise InvalidValue(
-            "data.window_s", window_s,
-            f"expected at most data.guard_s={guard_s:g} with data.split=time: neighbouring windows of one recording are"
-            " alike", hint=f"shorter windows, or data.guard_s={window_s:g}",
-        )  # fmt: skip
-
-
-def _written(assignment: Assignment, path: Path) -> None:
-    assignment.save(path)
