@@ -113,6 +113,10 @@ class _Residual(nn.Module):
         return x + self.gather(F.elu(self.spread(F.elu(x))))
 
 
+def _residuals(width: int, n_layers: int) -> nn.Sequential:
+    return nn.Sequential(*(_Residual(width, 2**layer) for layer in range(n_layers)))
+
+
 class _Recurrent(nn.Module):
     """Long short-term memory over frames, with a residual."""
 
@@ -157,14 +161,9 @@ class SEANetEncoder(nn.Module):
         self.stages = nn.ModuleList()
         width = n_filters
         for ratio in reversed(ratios):
-            self.stages.append(
-                nn.ModuleDict(
-                    {
-                        "residual": nn.Sequential(*(_Residual(width, 2**layer) for layer in range(residual_layers))),
-                        "down": CausalConv1d(width, 2 * width, 2 * ratio, stride=ratio),
-                    }
-                )
-            )
+            residual = _residuals(width, residual_layers)
+            down = CausalConv1d(width, 2 * width, 2 * ratio, stride=ratio)
+            self.stages.append(nn.ModuleDict({"residual": residual, "down": down}))
             width *= 2
         self.recurrent = _Recurrent(width, lstm_layers) if lstm_layers else None
         self.last = CausalConv1d(width, n_dim, last_kernel)
@@ -214,14 +213,8 @@ class SEANetDecoder(nn.Module):
         self.stages = nn.ModuleList()
         for ratio in ratios:
             width //= 2
-            self.stages.append(
-                nn.ModuleDict(
-                    {
-                        "up": CausalConvTranspose1d(2 * width, width, 2 * ratio, ratio),
-                        "residual": nn.Sequential(*(_Residual(width, 2**layer) for layer in range(residual_layers))),
-                    }
-                )
-            )
+            up = CausalConvTranspose1d(2 * width, width, 2 * ratio, ratio)
+            self.stages.append(nn.ModuleDict({"up": up, "residual": _residuals(width, residual_layers)}))
         self.last = CausalConv1d(width, n_channels, last_kernel)
 
     def forward(self, latent: Float[Tensor, "batch dim frame"]) -> Float[Tensor, "batch channel time"]:
