@@ -108,17 +108,11 @@ class VectorAutoregression(nn.Module):
 
     def _regress(self, moments: Moments) -> tuple[Tensor, Tensor]:
         """Ridge regression of now on (past, 1): coefficients (order, channel, channel) and constants (channel)."""
-        size = moments.past_past.shape[0]
-        gram = torch.zeros(size + 1, size + 1, dtype=torch.float64)
-        gram[:size, :size] = moments.past_past
-        gram[:size, size] = gram[size, :size] = moments.sum_past
-        gram[size, size] = moments.n
         penalty = self.ridge * moments.past_past.diagonal().mean()
-        gram.diagonal()[:size] += penalty
         right = torch.cat([moments.now_past, moments.sum_now[:, None]], dim=1)
-        solved = _solve(gram, right.T).T
-        weight = solved[:, :size].view(self.n_channels, self.order, self.n_channels).permute(1, 0, 2)
-        return weight, solved[:, size]
+        solved = _ridge(moments.past_past, moments.sum_past, moments.n, penalty, right.T).T
+        weight = solved[:, :-1].view(self.n_channels, self.order, self.n_channels).permute(1, 0, 2)
+        return weight, solved[:, -1]
 
     def _store(self, weight: Tensor, constant: Tensor, moments: Moments) -> None:
         flat = weight.permute(1, 0, 2).reshape(self.n_channels, -1)
@@ -176,6 +170,9 @@ class VectorAutoregression(nn.Module):
             generator: source of the innovations; None uses torch's own.
         """
         self._check(context, steps)
+        return self._continued(context, steps, sampler, generator)
+
+    def _continued(self, context: Tensor, steps: int, sampler: Any, generator: torch.Generator | None) -> Tensor:
         temperature = _temperature(sampler)
         weight, constant, noise = self._exact()
         # One row per example: the recent samples, oldest first, so that a step is one matrix product.
@@ -275,14 +272,11 @@ class Autoregression(VectorAutoregression):
         sums = moments.sum_past.view(p, c)
         floor = _SMALLEST_SHARE * moments.past_past.diagonal().mean()
         for channel in range(c):
-            gram = torch.zeros(p + 1, p + 1, dtype=torch.float64)
-            gram[:p, :p] = past[:, channel, :, channel]
-            gram[:p, p] = gram[p, :p] = sums[:, channel]
-            gram[p, p] = moments.n
+            own = past[:, channel, :, channel]
             # A channel that was never recorded has no power of its own to scale the penalty by.
-            gram.diagonal()[:p] += torch.maximum(self.ridge * gram.diagonal()[:p].mean(), floor)
+            penalty = torch.maximum(self.ridge * own.diagonal().mean(), floor)
             right = torch.cat([moments.now_past.view(c, p, c)[channel, :, channel], moments.sum_now[channel, None]])
-            solved = _solve(gram, right[:, None])[:, 0]
+            solved = _ridge(own, sums[:, channel], moments.n, penalty, right[:, None])[:, 0]
             weight[:, channel, channel], constant[channel] = solved[:p], solved[p]
         return weight, constant
 
@@ -329,16 +323,7 @@ class SeasonalNaive(VectorAutoregression):
         self.n_fitted.fill_(statistics.n)
         return self
 
-    @torch.no_grad()
-    def forecast(
-        self,
-        context: Float[Tensor, "batch channel time"],
-        steps: int,
-        sampler: Any = None,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "batch channel steps"]:
-        """The last ``period`` samples of each context, over and over; see :class:`brainlab.types.Forecaster`."""
-        self._check(context, steps)
+    def _continued(self, context: Tensor, steps: int, sampler: Any, generator: torch.Generator | None) -> Tensor:
         season = context[..., context.shape[-1] - self.period :]
         return season.repeat(1, 1, math.ceil(steps / self.period))[..., :steps]
 
@@ -391,6 +376,16 @@ class ContextAutoregression(nn.Module):
     def describe(self) -> dict[str, Any]:
         """What it is, JSON-ready."""
         return {"model": type(self).__name__, "order": self.each.order, "n_channels": self.each.n_channels}
+
+
+def _ridge(past_past: Tensor, sum_past: Tensor, n: int, penalty: Tensor, right: Tensor) -> Tensor:
+    """Coefficients of (past, 1), of which those of the past are penalised."""
+    gram = torch.zeros(len(sum_past) + 1, len(sum_past) + 1, dtype=torch.float64)
+    gram[:-1, :-1] = past_past
+    gram[:-1, -1] = gram[-1, :-1] = sum_past
+    gram[-1, -1] = n
+    gram.diagonal()[:-1] += penalty
+    return _solve(gram, right)
 
 
 def _solve(gram: Tensor, right: Tensor) -> Tensor:
