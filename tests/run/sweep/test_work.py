@@ -128,7 +128,7 @@ def test_an_interrupted_job_leaves_no_outcome(sweep, function, make_job) -> None
     process = start(sweep, 0)
     wait_for(sweep / "0" / "seen.json")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert not outcome_path(sweep, 0).exists()
 
