@@ -23,6 +23,7 @@ from brainlab.evaluation.session_sampler import Place
 from brainlab.metrics.divergence import paired
 from brainlab.models.var_baseline import SeasonalNaive, VectorAutoregression
 from brainlab.nn.sampling import Sampler
+from brainlab.plot import rollout_signals, rollouts
 
 SFREQ = 100.0
 
@@ -492,6 +493,27 @@ def test_codes_have_a_figure(tmp_path: Path) -> None:
     found = protocol()(CodeTask(), CodedRecordings(), tmp_path)
     assert found.figures[-1].name == "tokens"
     assert found.figures[-1].path.stat().st_size > 10_000
+
+
+def test_two_contexts_have_figures_of_what_can_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Any] = {}
+
+    def keep(figure: Any, path: Path) -> Path:
+        drawn[path.stem] = figure
+        return path
+
+    for module in (rollouts, rollout_signals):
+        monkeypatch.setattr(module, "save_figure", keep)
+    found = protocol(n_contexts=2)(CodeTask(), CodedRecordings(), tmp_path)
+    for name in ("psd", "coherence"):
+        (legend,) = drawn[name].legends
+        assert [text.get_text() for text in legend.get_texts()][-1] == "tokenizer's reconstruction"
+    assert [axis.get_title() for axis in drawn["covariance"].axes[:3]] == ["real", "model", "baseline var"]
+    assert not drawn["windows"].axes[-1].axison
+    assert (
+        "2 contexts: medians; thin lines: each context of model and target swap" in drawn["divergence"].get_suptitle()
+    )
+    assert found.metric("diversity_error_var").note.endswith("that of 2 contexts says little")
 
 
 def test_a_silent_rollout_has_the_largest_distance_and_is_counted(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from brainlab.evaluation.rollout_generation import RealSignals
 from brainlab.evaluation.rollout_report import Findings
 from brainlab.metrics.divergence import CONTROLS
 from brainlab.metrics.rollouts import BANDS, DISTANCES, SUMMARIES, Features, features
+from brainlab.plot import rollout_signals as signal_plot
 from brainlab.plot import rollouts as plot
+from brainlab.plot.rollout_lines import FEW
 from brainlab.types import Figure
 
 __all__ = ["draw_figures"]
@@ -25,6 +27,8 @@ _WINDOWED = (
     "bandpower_ratio_alpha",
     "psd_centroid",
 )
+_BAND_HZ = (min(low for low, _ in BANDS.values()), max(high for _, high in BANDS.values()))
+_SPREAD = f"quartiles as bands, or each context where there are fewer than {FEW}"
 _EXAMPLE_CHANNELS = 5
 _EXAMPLE_S = 4.0
 
@@ -35,27 +39,30 @@ def draw_figures(
     generated: Mapping[str, Float32[np.ndarray, "context rollout channel time"]],
     real: RealSignals,
     *,
+    reconstructed: Float32[np.ndarray, "context _ channel time"] | None,
     ch_names: Sequence[str],
     fmin_hz: float,
     fmax_hz: float | None,
     n_examples: int,
 ) -> list[Figure]:
-    """Draw every panel as PNG under ``folder``."""
+    """Draw every panel as PNG under ``folder``; ``reconstructed`` is the real continuation after the tokenizer."""
     compared, source = found.compared, found.source
     lines, ends, length = compared.lines, compared.at_the_end(), found.length_s
     titles = {name: DISTANCES[name].label for name in _CURVES}
     figures = [
         Figure(
             "divergence",
-            "Distance of rollouts to the real continuation, by the length compared: medians over contexts, quartiles "
-            "as bands. Below the target swap: closer to the own recording than to others.",
+            "Distance of rollouts to the real continuation, by the length compared: medians over contexts. Of the "
+            f"model and the target swap alone: {_SPREAD}. Below the target swap: closer to the own recording than to "
+            "others.",
             plot.divergence_curves(folder / "divergence.png", compared.divergence.prefixes_s, lines, titles, source),
         ),
         Figure(
             "drift",
-            "The same distances in sliding windows: how far rollouts are from what really happened at that time.",
+            "The same distances in sliding windows: how far rollouts are from what really happened at that time. "
+            f"Medians over contexts; of the model and the target swap alone: {_SPREAD}.",
             plot.divergence_curves(
-                folder / "drift.png", found.times_s, found.drift, titles, source, along="middle of the window (s)"
+                folder / "drift.png", found.times_s, found.drift, titles, source, along="middle of the window"
             ),
         ),
         Figure(
@@ -88,7 +95,7 @@ def draw_figures(
                 plot.effect_sizes(folder / "effects.png", effects, shares, labels, length, source),
             )
         )
-    figures += _second_order(folder, found, generated, real, fmin_hz, fmax_hz)
+    figures += _second_order(folder, found, generated, reconstructed, real, fmin_hz, fmax_hz)
     figures += _examples(folder, found, generated, real, ch_names, n_examples)
     figures.append(_windows(folder, found))
     if found.tokens is not None:
@@ -121,6 +128,7 @@ def _second_order(
     folder: Path,
     found: Findings,
     generated: Mapping[str, np.ndarray],
+    reconstructed: np.ndarray | None,
     real: RealSignals,
     fmin_hz: float,
     fmax_hz: float | None,
@@ -129,17 +137,22 @@ def _second_order(
     rows, channels = real.groups()[0]
     sfreq, source = found.sampled.sfreq_hz, found.source
     signals = {"real": real.target[rows][:, channels]}
-    for name, made in generated.items():
-        signals[name] = made[rows][:, 0][:, channels]
+    made = {**generated, **({} if reconstructed is None else {"tokenizer": reconstructed})}
+    for name, values in made.items():
+        signals[name] = values[rows][:, 0][:, channels]
     known = {name: features(np.ascontiguousarray(each), sfreq, fmin_hz, fmax_hz) for name, each in signals.items()}
     frequency = known["real"].grid.frequencies
     figures = [
         Figure(
             "psd",
-            "Power spectra of the continuations, mean over channels: median over contexts, quartiles as bands; in "
-            "units of the prepared data.",
-            plot.power_spectra(
-                folder / "psd.png", frequency, {name: each.psd.mean(axis=1) for name, each in known.items()}, source
+            "Power spectra of the continuations, mean over channels: medians over contexts; of real and model alone: "
+            f"{_SPREAD}. In units of the prepared data.",
+            signal_plot.power_spectra(
+                folder / "psd.png",
+                frequency,
+                {name: each.psd.mean(axis=1) for name, each in known.items()},
+                source,
+                _BAND_HZ,
             ),
         )
     ]
@@ -149,8 +162,10 @@ def _second_order(
         Figure(
             "covariance",
             "Covariance of the channels, mean over continuations.",
-            plot.covariance_matrices(
-                folder / "covariance.png", {name: each.covariance.mean(axis=0) for name, each in known.items()}, source
+            signal_plot.covariance_matrices(
+                folder / "covariance.png",
+                {name: each.covariance.mean(axis=0) for name, each in known.items() if name != "tokenizer"},
+                source,
             ),
         )
     )
@@ -166,13 +181,14 @@ def _second_order(
             "coherence",
             "Magnitude-squared coherence between channels, mean over continuations. Few segments lift it everywhere, "
             "equally for real and generated signals.",
-            plot.coherence_panel(
+            signal_plot.coherence_panel(
                 folder / "coherence.png",
                 frequency,
                 {name: np.nanmean(each, axis=1) for name, each in coherence.items()},
                 matrices,
                 band or "",
                 source,
+                _BAND_HZ,
             ),
         )
     )
@@ -215,7 +231,7 @@ def _examples(
             "traces",
             f"{len(shown)} channels around the end of {len(chosen)} contexts (grey: context), spread over the sample; "
             "in units of the prepared data.",
-            plot.example_traces(
+            signal_plot.example_traces(
                 folder / "traces.png",
                 real.context[part][..., -before:],
                 real.target[part][..., :after],
@@ -237,7 +253,7 @@ def _examples(
         Figure(
             "stft",
             f"Short-time power of {name} in {places[row].name}: context (left of the line) and continuations.",
-            plot.spectrograms(
+            signal_plot.spectrograms(
                 folder / "stft.png", signals, sfreq, real.context_steps / sfreq, f"{places[row].name}, {name}", source
             ),
         )
@@ -255,8 +271,9 @@ def _windows(folder: Path, found: Findings) -> Figure:
     return Figure(
         "windows",
         "Statistics of sliding windows: medians over contexts, the 5–95 % range of real and of the model's "
-        "continuations as bands; last panel: how often values lie outside the 5–95 % range of the other real contexts, "
-        f"for the real ones too ({len(found.groups[0][0])} contexts, {len(found.groups[0][1])} channels).",
+        f"continuations as bands (left out for fewer than {FEW} contexts); last panel: how often values lie outside "
+        "the 5–95 % range of the other real contexts, for the real ones too (not defined for fewer than 3): "
+        f"{len(found.groups[0][0])} contexts, {len(found.groups[0][1])} channels.",
         plot.window_metrics(
             folder / "windows.png",
             found.times_s,
@@ -264,6 +281,7 @@ def _windows(folder: Path, found: Findings) -> Figure:
             [name for name in _WINDOWED if name in first.real],
             {name: each.label for name, each in SUMMARIES.items()},
             outside,
+            len(found.groups[0][0]),
             found.source,
         ),
     )

@@ -17,6 +17,7 @@ from brainlab.metrics.divergence import CONTROLS, Correction
 from brainlab.metrics.rollouts import DISTANCES
 from brainlab.metrics.sliding import WindowComparison
 from brainlab.metrics.statistics import bootstrap_mean
+from brainlab.plot.rollout_lines import FEW
 from brainlab.types import DataSource, Metric, Table
 
 __all__ = ["HEADLINES", "WORDS", "Findings", "metrics_of", "tables_of"]
@@ -166,7 +167,8 @@ def _window_metrics(found: Findings) -> list[Metric]:
                     n=len(units),
                     better="lower",
                     note=f"distance of the diversity from 1; it is {ratio:.3g}: interquartile range of the statistics "
-                    "over contexts, generated / real (below 1: less varied than real, above: more)",
+                    "over contexts, generated / real (below 1: less varied than real, above: more)"
+                    + (f"; that of {len(units)} contexts says little" if len(units) < FEW else ""),
                 )
             )
     return metrics

@@ -258,6 +258,7 @@ class Rollouts:
             findings,
             generated,
             real,
+            reconstructed=compared_with.get("tokenizer"),
             ch_names=list(getattr(data, "ch_names", [])),
             fmin_hz=self.fmin_hz,
             fmax_hz=self.fmax_hz,
