@@ -12,6 +12,7 @@ from brainlab.plot.figure import BLUE, GREEN, GREY, ORANGE, PINK
 
 __all__ = [
     "FEW",
+    "Spread",
     "draw_spread",
     "line_places",
     "line_styles",
@@ -50,6 +51,7 @@ _WORDS = {
 }
 _SHORT = {"correct": "model", "real_real": "real–real", "own_context": "own context"}
 
+#: How the contexts of a line are drawn.
 Spread = Literal["bands", "bars", "thin lines", "small dots"]
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from brainlab.plot.figure import BLUE, GREEN, GREY, add_legend, label_axes, new_figure, save_figure, source_text
 from brainlab.plot.rollout_lines import (
     FEW,
+    Spread,
     draw_spread,
     line_places,
     line_styles,
@@ -57,7 +58,7 @@ def divergence_curves(
     """
     figure, panels = _grid(len(metrics), 4.3, 3.3)
     styles = line_styles(list(lines))
-    spread = {}
+    spread: dict[str, Spread | None] = {}
     for panel, (metric, title) in zip(panels, metrics.items(), strict=False):
         shown = {name: each[metric] for name, each in lines.items() if np.isfinite(each.get(metric, np.nan)).any()}
         label_axes(panel, title, "", _direction(metric))
