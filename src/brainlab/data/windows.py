@@ -6,6 +6,7 @@ of a session nor the border between two parts of a split.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -61,7 +62,7 @@ def stretches_of(splits: Sequence[TimeSplit] | Sequence[None], part: str) -> Int
     return np.asarray(rows, dtype=np.int64).reshape(-1, 3)
 
 
-class _Gathered(Dataset[Batch]):
+class _Gathered(Dataset[Batch], ABC):
     """One gather per batch: ``__getitems__`` receives the indices of a whole batch."""
 
     def __init__(self, store: Sessions, length: int, sessions: np.ndarray) -> None:
@@ -73,9 +74,9 @@ class _Gathered(Dataset[Batch]):
         self.store = store
         self.length = int(length)
 
+    @abstractmethod
     def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Session, first sample and label of each of these windows."""
-        raise NotImplementedError
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A batch of windows.

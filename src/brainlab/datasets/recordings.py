@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -82,7 +83,7 @@ class RecordingFile:
 
 
 @dataclass(frozen=True)
-class Archive:
+class Archive(ABC):
     """A public data set with a layout of its own, in which a path says whose recording of what lies there.
 
     Attributes:
@@ -111,9 +112,9 @@ class Archive:
             logging.getLogger(type(self).__module__).info("%s: %d %s left out", folder, others, self.others)
         return _numbered(files)
 
+    @abstractmethod
     def _files(self, folder: Path, include: str | Sequence[str]) -> Iterator[RecordingFile | None]:
         """In any order; None stands for a recording that is left out, and nothing for a file that is foreign."""
-        raise NotImplementedError
 
     def recipe(self) -> dict[str, Any]:
         """What the results depend on, JSON-ready."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +18,7 @@ _FILES = ("meg_archive", "meg_sensors", "meg_side_files", "meg_sources", "meg_tr
 
 
 @dataclass(frozen=True)
-class SimulatedArchive:
+class SimulatedArchive(ABC):
     """An archive's tree with simulated people in it; an archive says what its scanner is and what its people do.
 
     Args:
@@ -59,11 +60,13 @@ class SimulatedArchive:
         code = code_digest(*(f"synthetic/{name}.py" for name in (self.name, *_FILES)), *self.reads)
         return {"simulator": self.name, "seed": self.seed, "code": code}
 
+    @abstractmethod
     def _scanner(self, n_sensors: int) -> Scanner:
-        raise NotImplementedError
+        """The machine, with so many of its sensors."""
 
+    @abstractmethod
     def _session(self, number: int, quirk: Quirk, duration_s: float) -> SessionPlan:
-        raise NotImplementedError
+        """What a person does, and for how long."""
 
     def _events_table(self, session: SessionPlan) -> list[list[str]]:
         """Rows of ``_events.tsv``; without any there is no such file."""
