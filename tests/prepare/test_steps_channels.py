@@ -309,7 +309,32 @@ def test_a_channel_that_holds_its_values_is_bad():
     HeldValues()(one)
     assert one.raw.info["bads"] == ["Fp1", "F4"]
     assert one.facts[-1] == {"step": "HeldValues", "hold_s": {"F4": 0.5}}
-    assert one.warnings == []
+    assert one.warnings == ["bad channels that hold each value for about 0.5 s: F4"]
+
+
+def test_most_channels_that_hold_their_values_leave_the_session_out_and_are_named():
+    one = eeg()
+    staircase(one, list(range(11)))
+    HeldValues()(one)
+    assert len(one.raw.info["bads"]) == 11
+    assert one.warnings == ["bad channels that hold each value for about 0.5 s: Fp1, Fp2, F3, F4, C3 and 6 more"]
+    with pytest.raises(Discarded, match="bad_channels: 11 of 12"):
+        BadChannels()(one)
+
+
+def test_a_long_pause_is_no_held_value():
+    one = eeg()
+    one.samples[:, 500:1700] = 0.0
+    HeldValues()(one)
+    assert (one.raw.info["bads"], one.warnings) == ([], [])
+
+
+def test_a_reference_sensor_that_holds_its_values_is_bad_before_it_enters_others():
+    one = eeg()
+    one.raw.set_channel_types({"Fp1": "ref_meg", "Fp2": "ref_meg"}, on_unit_change="ignore")
+    staircase(one, [0])
+    HeldValues()(one)
+    assert one.raw.info["bads"] == ["Fp1"]
 
 
 def test_coarse_numbers_are_not_held_values():

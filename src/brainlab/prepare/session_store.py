@@ -84,7 +84,7 @@ def prepare_session(
         try:
             step(session)
         except Discarded as left_out:
-            left_out.warnings = list(session.warnings)
+            left_out.warnings, left_out.steps = list(session.warnings), list(session.facts)
             raise
         except InvalidValue as error:
             raise _of_step(error, name, step, file) from error
@@ -140,6 +140,7 @@ def _build(job: SessionJob, folder: Path) -> None:
             "words": left_out.words,
             "hint": left_out.hint,
             "details": left_out.facts,
+            "steps": left_out.steps,
             "warnings": left_out.warnings,
         }
     else:

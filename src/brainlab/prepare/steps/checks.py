@@ -6,6 +6,7 @@ take it that it names them ``missing`` and ``units``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ _UNITS = {
     "V": 1.0, "mV": 1e-3, "uV": 1e-6, "µV": 1e-6, "nV": 1e-9,
 }  # fmt: skip
 _USUAL = {"mag": "fT", "grad": "fT/cm", "eeg": "uV"}
+_STAIRS = 5  # held values that make a staircase; fewer are pauses
+_LISTED = 5
 # Standard deviations in SI units that a recording of brains may have, unfiltered, uncompensated, with drifts.
 _PLAUSIBLE = {"mag": (1e-16, 1e-8, "T"), "grad": (1e-15, 1e-7, "T/m"), "eeg": (1e-8, 1e-2, "V")}
 
@@ -150,10 +153,10 @@ class Units:
 class HeldValues:
     """Channels that stand still on one value after another: a dead amplifier, or fewer samples than the file claims.
 
-    A channel that holds its values becomes a bad channel. Where most channels of a kind do, nothing tells them apart:
+    A channel that holds its values becomes a bad channel. Where all channels of a kind do, nothing tells them apart:
     then they are kept, and a warning says how slow the recording really is. Filters hide all this, so it comes before
-    them. It looks at the training span. Constant channels are left to
-    :class:`~brainlab.prepare.steps.channels.BadChannels`.
+    them, and before references enter other channels. It looks at the training span. Constant channels and single
+    pauses are left to :class:`~brainlab.prepare.steps.channels.BadChannels` and to cleaning.
 
     Args:
         least_s: a value is held when it stays for this long; no brain does.
@@ -170,37 +173,41 @@ class HeldValues:
             raise InvalidValue("max_share", self.max_share, "expected 0 to below 1", where="HeldValues")
 
     def __call__(self, session: RawSession) -> None:
-        kinds, names, bads = np.array(session.kinds), session.ch_names, session.raw.info["bads"]
-        samples, held = session.samples[:, slice(*session.span("training"))], dict[str, float]()
-        for kind in DATA_KINDS:
-            rows = np.flatnonzero(kinds == kind).tolist()
-            holds = {names[row]: self._hold_s(samples[row], session.sfreq_hz) for row in rows}
-            found = {name: hold for name, hold in holds.items() if 0 < hold < np.inf}
-            n_varying = sum(hold < np.inf for hold in holds.values())
-            if len(found) > n_varying / 2:
-                hold_s = float(np.median(list(found.values())))
+        samples, rate = session.samples[:, slice(*session.span("training"))], session.sfreq_hz
+        kinds, bads, held = np.array(session.kinds), session.raw.info["bads"], dict[str, float]()
+        for kind in (*DATA_KINDS, "ref_meg"):
+            holds = {session.ch_names[row]: self._hold_s(samples[row], rate) for row in np.flatnonzero(kinds == kind)}
+            varying = {name: hold_s for name, hold_s in holds.items() if hold_s is not None}
+            found = {name: hold_s for name, hold_s in varying.items() if hold_s}
+            if not found:
+                continue
+            hold_s = float(np.median(list(found.values())))
+            if len(found) == len(varying):
                 session.warn(
-                    f"{len(found)} of {n_varying} {kind} channels hold each value for about {hold_s:.3g} s: nothing"
-                    f" above {0.5 / hold_s:.3g} Hz was recorded, whatever the rate of {session.sfreq_hz:g} Hz promises"
+                    f"{len(found)} of {len(varying)} {kind} channels hold each value for about {hold_s:.3g} s: nothing above"
+                    f" {0.5 / hold_s:.3g} Hz was recorded, whatever the rate of {rate:g} Hz promises"
                 )
             else:
                 bads = [*bads, *(name for name in found if name not in bads)]
+                session.warn(f"bad channels that hold each value for about {hold_s:.3g} s: {_listed(found)}")
             held |= found
         session.raw.info["bads"] = bads
         if held:
-            session.note("HeldValues", hold_s={name: round(hold, 4) for name, hold in held.items()})
+            session.note("HeldValues", hold_s={name: round(hold_s, 4) for name, hold_s in held.items()})
 
-    def _hold_s(self, row: np.ndarray, sfreq_hz: float) -> float:
-        """Typical time for which a value is held, in s; 0 where the channel varies as it should, inf if constant."""
+    def _hold_s(self, row: np.ndarray, sfreq_hz: float) -> float | None:
+        """Typical time for which a value is held, in s; 0 where the channel varies as it should, None if constant."""
         same = row[1:] == row[:-1]
         n_same = np.count_nonzero(same)
         if n_same == len(same):
-            return float("inf")
+            return None
         if n_same <= self.max_share * len(same):
             return 0.0
         lengths = np.array([stop - start + 1 for start, stop in _runs(same)])
         long = lengths[lengths >= max(2, self.least_s * sfreq_hz)]
-        return float(np.median(long)) / sfreq_hz if long.sum() > self.max_share * len(row) else 0.0
+        if len(long) < _STAIRS or long.sum() <= self.max_share * len(row):
+            return 0.0
+        return float(np.median(long)) / sfreq_hz
 
 
 @dataclass(frozen=True)
@@ -246,6 +253,11 @@ def _spread(session: RawSession, rows: np.ndarray) -> np.ndarray:
     starts = np.linspace(0, max(0, n - rate), min(20, max(1, n // rate)), dtype=int)
     pieces = [session.samples[rows, start : start + rate].std(axis=1) for start in starts.tolist()]
     return np.median(pieces, axis=0) if len(rows) else np.zeros(0)
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = list(names)
+    return ", ".join(first[:_LISTED]) + (f" and {len(first) - _LISTED} more" if len(first) > _LISTED else "")
 
 
 def _flat(session: RawSession, brain: np.ndarray) -> bool:

@@ -40,13 +40,14 @@ class Discarded(Exception):
         words: what was found and what was expected, where the reason is only a code.
         hint: the key that would keep the session.
 
-    ``warnings`` are what was remarked on the session before.
+    ``warnings`` and ``steps`` are what was remarked and noted on the session before.
     """
 
     def __init__(self, reason: str, facts: Mapping[str, Any] | None = None, words: str = "", hint: str = "") -> None:
         super().__init__(reason)
         self.reason, self.facts, self.words, self.hint = reason, dict(facts or {}), words, hint
         self.warnings: list[str] = []
+        self.steps: list[dict[str, Any]] = []
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.reason, self.facts, self.words, self.hint)
