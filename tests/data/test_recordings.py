@@ -497,6 +497,37 @@ def test_filters_that_look_further_than_the_guard_are_told(cache: Path, root: Pa
     assert ready(cache, root, split="session", fractions=[0.5, 0.2, 0.3], steps=steps).notes == []
 
 
+@dataclasses.dataclass(frozen=True)
+class Remark:
+    """A step that remarks the same on all recordings, and something of its own on each."""
+
+    own: int = 1
+
+    def __call__(self, session: Any) -> None:
+        session.warn("the amplifier was slow")
+        for number in range(self.own):
+            session.warn(f"{number}: {session.source}")
+
+
+def test_what_was_remarked_on_recordings_is_said_at_every_setup_once_per_text(
+    cache: Path, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"sub-{number:02d}_task-rest_raw" for number in range(6)]
+    slow = f"6 recordings ({', '.join(names[:5])}"
+    for _ in ("prepared", "from the cache"):
+        caplog.clear()
+        data = ready(cache, root, split="session", fractions=[0.5, 0.2, 0.3], steps={**STEPS, "remark": Remark(0)})
+        assert data.notes == [f"{slow} and 1 more): the amplifier was slow"]
+        assert data.notes[0] in caplog.messages
+    first, *own, rest = ready(
+        cache, root, split="session", fractions=[0.5, 0.2, 0.3], steps={**STEPS, "remark": Remark()}
+    ).notes
+    assert first.startswith(slow)
+    assert len(own) == 4
+    assert own[0].startswith(f"1 recording ({names[0]}): 0: ")
+    assert rest == "Other remarks on 2 recordings stand in the table of recordings."
+
+
 def test_a_tree_of_pickled_chunks_is_imported_with_its_borders(cache: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(3):

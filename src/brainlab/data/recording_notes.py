@@ -1,13 +1,15 @@
-"""Doubts about held-out recordings that no check can settle: they are said once, and stand in the report."""
+"""Remarks on recordings from when they were prepared, and doubts about held-out ones that no check can settle."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brainlab.data.recording_split import Assignment
+from brainlab.data.sources import manifest_of
 from brainlab.errors import BrainlabError
 from brainlab.prepare.steps.filters import look_ahead_s
 
@@ -21,8 +23,25 @@ _UNKNOWN = "whether it has seen what validates and tests here is unknown"
 
 
 def notes_of(data: MixedRecordings) -> list[str]:
-    """Sentences about what the parts of a split may know of each other."""
-    return [*_unknown_statistics(data), *_filters(data), *_tokenizer(data)]
+    """Sentences about the recordings, and about what the parts of a split may know of each other."""
+    return [*_remarks(data), *_unknown_statistics(data), *_filters(data), *_tokenizer(data)]
+
+
+def _remarks(data: MixedRecordings) -> list[str]:
+    """What the manifest says about recordings in use; those that come from the cache were prepared in another log."""
+    remarked: dict[str, list[str]] = defaultdict(list)
+    used = set(data.session_names)
+    for row in manifest_of(data.store.folder):
+        if row["session"] in used:
+            for text in row.get("warnings", ()):
+                remarked[text].append(row["session"])
+    often = sorted(remarked.items(), key=lambda each: -len(each[1]))
+    said = [f"{_count(len(names), 'recording')} ({_some(names)}): {text}" for text, names in often[:_LISTED]]
+    # Numbers and channel names make texts differ; hundreds of recordings would bury the doubts below.
+    left = {name for _, names in often[_LISTED:] for name in names}
+    if left:
+        said.append(f"Other remarks on {_count(len(left), 'recording')} stand in the table of recordings.")
+    return said
 
 
 def _unknown_statistics(data: MixedRecordings) -> list[str]:
@@ -129,6 +148,10 @@ def _alike(node: Any, built: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' if n != 1 else ''}"
 
 
 def _some(names: list[str]) -> str:

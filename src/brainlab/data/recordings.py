@@ -79,7 +79,7 @@ class MixedRecordings(LightningDataModule):
     Attributes (after ``setup``):
         store: the prepared signals; ``stretches``: part → rows (session, start, stop) that windows lie in;
         ``channels``: of a signal, in order; ``tokenizer``: built, or None; ``split_path``: the saved split; ``notes``:
-        doubts about the split, in sentences.
+        remarks on recordings and doubts about the split, in sentences.
     """
 
     def __init__(
