@@ -57,6 +57,13 @@ def test_a_target_that_refuses_its_arguments_names_the_key():
         build(node({"model": {"head": {"_target_": "torch.nn.Linear", "bogus": 1}}}).model.head)
 
 
+def test_a_constructor_that_refuses_an_argument_is_answered_with_the_key_of_it():
+    cfg = node({"data": {"steps": {"held": {"_target_": "brainlab.prepare.steps.checks.HeldValues", "least_s": 0}}}})
+
+    with pytest.raises(InvalidValue, match=r"^Invalid data\.steps\.held\.least_s=0: expected a positive number\.$"):
+        build(cfg.data)
+
+
 @pytest.mark.parametrize(
     "target", ["os.system", "brainlab.cli.os.system", "torch.nn.Module.forward", "hydra.utils.call", "torch.nn.Linearr"]
 )

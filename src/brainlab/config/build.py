@@ -14,6 +14,7 @@ from brainlab.errors import BrainlabError, ConfigError, InvalidValue
 __all__ = ["build", "import_target"]
 
 _OWN_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
+_UNKNOWN = "node"
 
 
 def build(node: Any, *, path: str | None = None, **extra: Any) -> Any:
@@ -35,7 +36,7 @@ def build(node: Any, *, path: str | None = None, **extra: Any) -> Any:
         path = path or node._get_full_key(None)
         allowed = allowed_targets(node._get_root())
         node = OmegaConf.to_container(node, resolve=True)
-    return _build(node, path or "node", extra, allowed)
+    return _build(node, path or _UNKNOWN, extra, allowed)
 
 
 def import_target(target: Any, key: str, allowed: Sequence[str]) -> Any:
@@ -85,6 +86,12 @@ def _call(parts: dict[str, Any], path: str, extra: Mapping[str, Any], allowed: S
         return functools.partial(function, *positional, **keywords)
     try:
         return function(*positional, **keywords)
+    except InvalidValue as error:
+        if path == _UNKNOWN or error.name not in keywords:
+            raise
+        # A constructor knows its argument, the user the key.
+        where = None if error.where == getattr(function, "__name__", None) else error.where
+        raise type(error)(f"{path}.{error.name}", error.value, error.expected, where=where, hint=error.hint) from error
     except BrainlabError:
         raise
     except Exception as error:
