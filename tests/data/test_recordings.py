@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -290,6 +291,17 @@ def test_a_saved_split_is_used_again_and_one_that_leaks_is_refused(cache: Path, 
     path.write_text(json.dumps(content))
     with pytest.raises(LeakError):
         ready(cache, root, split_file=str(path))
+
+
+def test_a_split_that_cannot_be_kept_fails_before_training(root: Path, tmp_path: Path) -> None:
+    path = ready(tmp_path, root, split="subject", fractions=[0.5, 0.2, 0.3]).split_path
+    path.write_text(path.read_text()[:-1])
+    with pytest.raises(InvalidFile, match=r"split\.json: expected \d+ bytes, found \d+.*delete the folder"):
+        ready(tmp_path, root, split="subject", fractions=[0.5, 0.2, 0.3])
+    shutil.rmtree(path.parents[1])
+    path.parents[1].touch()
+    with pytest.raises(InvalidFile, match=r"cache=.*expected a writable folder"):
+        ready(tmp_path, root, split="subject", fractions=[0.5, 0.2, 0.3])
 
 
 def test_a_saved_split_in_time_must_fit_the_statistics(cache: Path, root: Path) -> None:

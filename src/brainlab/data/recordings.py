@@ -210,6 +210,7 @@ class MixedRecordings(LightningDataModule):
         self._say_what_is_missing()
         self.stretches = find_stretches(self, self._segments)
         self.windows = {part: place_windows(self, part, self._seen) for part in PARTS}
+        self.split_path = self._saved_split()  # a damaged or full cache ends the run here, not after training
         self.notes = notes_of(self)
         for note in self.notes:
             log.warning("%s", note)
@@ -226,8 +227,7 @@ class MixedRecordings(LightningDataModule):
                 " zeros and marked absent", sets, self.n_channels, 100 * min(shares), 100 * max(shares),
             )  # fmt: skip
 
-    @property
-    def split_path(self) -> Path:
+    def _saved_split(self) -> Path:
         """The split as a file, which ``data.split_file`` takes."""
         recipe: dict[str, Any] = {"kind": self.split_kind, "fractions": list(self.fractions), "guard_s": self.guard_s}
         recipe |= {"seed": self.seed, "heldout": self.heldout_dataset, "file": self.split_file}
