@@ -184,8 +184,8 @@ class HeldValues:
             hold_s = float(np.median(list(found.values())))
             if len(found) == len(varying):
                 session.warn(
-                    f"{len(found)} of {len(varying)} {kind} channels hold each value for about {hold_s:.3g} s: nothing above"
-                    f" {0.5 / hold_s:.3g} Hz was recorded, whatever the rate of {rate:g} Hz promises"
+                    f"{len(found)} of {len(varying)} {kind} channels hold each value for about {hold_s:.3g} s: nothing"
+                    f" above {0.5 / hold_s:.3g} Hz was recorded, whatever the rate of {rate:g} Hz promises"
                 )
             else:
                 bads = [*bads, *(name for name in found if name not in bads)]
