@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -14,6 +15,7 @@ import pytest
 
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.cache import Cache, fingerprint_files
+from brainlab.io.store import Store, StoreWriter
 
 
 def write_one(folder: Path) -> None:
@@ -152,6 +154,65 @@ def test_a_damaged_result_is_named_with_the_way_out(tmp_path):
     (path / "sub" / "result.txt").write_text("do")
     with pytest.raises(InvalidFile, match=r"result\.txt.*4 bytes, found 2.*delete the folder"):
         Cache(tmp_path).get("step", {}, {}, write_one)
+
+
+def overwrite(path: Path, raw: bytes) -> None:
+    with open(path, "r+b") as stream:
+        stream.write(raw)
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))  # whatever the grain of this file system's clock
+
+
+def test_overwritten_data_of_the_same_length_are_named_with_the_way_out(tmp_path):
+    path = Cache(tmp_path).get("step", {}, {}, write_one)
+    overwrite(path / "sub" / "result.txt", b"dome")
+    for _ in range(2):
+        with pytest.raises(InvalidFile, match=r"result\.txt: expected the content that was written.*delete the folder"):
+            Cache(tmp_path).get("step", {}, {}, write_one)
+
+
+def test_a_copied_result_is_hashed_once_and_used(tmp_path, monkeypatch):
+    path = Cache(tmp_path).get("step", {}, {}, write_one)
+    overwrite(path / "sub" / "result.txt", b"done")
+    assert Cache(tmp_path).get("step", {}, {}, write_one) == path
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert Cache(tmp_path).get("step", {}, {}, write_one) == path
+
+
+@pytest.mark.parametrize("contents", [None, {"sub/result.txt": 3}, []], ids=["earlier version", "damaged", "no map"])
+def test_a_result_without_hashes_is_used_or_refused_in_one_sentence(tmp_path, contents):
+    path = Cache(tmp_path).get("step", {}, {}, write_one)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["contents"]
+    if contents is not None:
+        manifest["contents"] = contents
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    if contents is None:
+        assert Cache(tmp_path).get("step", {}, {}, write_one) == path
+    else:
+        with pytest.raises(InvalidFile, match=r"readable manifest.*delete the folder"):
+            Cache(tmp_path).get("step", {}, {}, write_one)
+
+
+def test_samples_shared_by_two_stores_are_guarded_in_both_and_not_hashed_again(tmp_path, monkeypatch):
+    def one(folder: Path) -> None:
+        with StoreWriter(folder) as writer:
+            writer.add_session("a", np.zeros((2, 9), np.float32), 10.0, ["Cz", "Pz"])
+
+    def union(folder: Path) -> None:
+        with StoreWriter(folder) as writer:
+            writer.adopt(Store(source).sessions[0])
+
+    cache, hashed = Cache(tmp_path), []
+    digest = hashlib.file_digest
+    monkeypatch.setattr("hashlib.file_digest", lambda stream, kind: hashed.append(stream.name) or digest(stream, kind))
+    source = cache.get("one", {}, {}, one)
+    united = cache.get("united", {}, {}, union)
+    assert {Path(name).name for name in hashed} == {"index.json"}
+    assert (source / "00000.f32").stat().st_ino == (united / "00000.f32").stat().st_ino
+    overwrite(source / "00000.f32", np.float32(np.nan).tobytes())
+    for kind, build in (("one", one), ("united", union)):
+        with pytest.raises(InvalidFile, match=rf"{kind}/.*00000\.f32.*delete the folder"):
+            cache.get(kind, {}, {}, build)
 
 
 def test_a_result_in_a_read_only_root_is_read(tmp_path):

@@ -69,6 +69,15 @@ def test_a_cut_file_another_version_and_no_store_are_one_sentence_each(tmp_path:
         CodeStore(tmp_path / "nowhere")
 
 
+def test_codes_outside_the_vocabulary_are_refused_when_they_are_read(tmp_path: Path) -> None:
+    store, _ = written(tmp_path)
+    file = tmp_path / store.sessions[0].file
+    file.write_bytes(b"\xff" * file.stat().st_size)
+    start = store.sessions[0].segments[0][0]
+    with pytest.raises(InvalidFile, match=rf"{file.name}: expected 0 to 299, found 65535.*delete the folder"):
+        CodeStore(tmp_path).read(0, start, 1)
+
+
 def test_the_fingerprint_is_that_of_the_codes(tmp_path: Path) -> None:
     first, _ = written(tmp_path / "a")
     again, _ = written(tmp_path / "b")

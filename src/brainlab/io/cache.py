@@ -4,6 +4,9 @@ A result lives in ``<root>/<kind>/<key>``, where ``key`` is a hash of the step's
 version) and the fingerprints of its inputs. It is written to a temporary folder beside that name under a file lock and
 renamed when it is complete, so that eight sweep tasks starting together build it once, and a killed or failed build
 leaves nothing that a reader could take for a result.
+
+The manifest holds size, hash and time of every file. Whoever opens the result compares sizes and times, which costs
+nothing; only a file whose time changed is hashed, once: an honest copy passes, overwritten data do not.
 """
 
 from __future__ import annotations
@@ -116,7 +119,7 @@ class Cache:
             raise InvalidValue("kind", repr(kind), "expected a plain folder name")
         target = self.path(kind, recipe, inputs)
         if (target / _MANIFEST).is_file():
-            _check_sizes(target)
+            _check_files(target)
             return target
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +132,7 @@ class Cache:
                 self._build(target, kind, recipe, inputs or {}, build)
         finally:
             lock.release()
-        _check_sizes(target)
+        _check_files(target)
         return target
 
     def fingerprint_files(self, paths: Iterable[Path | str], root: Path | str) -> str:
@@ -158,6 +161,8 @@ class Cache:
         try:
             temporary.mkdir()
             build(temporary)
+            wall_s = time.monotonic() - started
+            fsync_tree(temporary)  # before the times are noted: a network file system sets its own when it flushes
             manifest = {
                 "kind": kind,
                 "key": target.name,
@@ -165,11 +170,11 @@ class Cache:
                 "inputs": dict(inputs),
                 "brainlab": __version__,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "wall_s": round(time.monotonic() - started, 3),
+                "wall_s": round(wall_s, 3),
                 "files": _sizes(temporary),
+                "contents": _contents(temporary),
             }
             write_atomically(temporary / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
-            fsync_tree(temporary)
             if target.exists():  # a folder without a manifest is no result of ours
                 shutil.rmtree(target)
             os.rename(temporary, target)
@@ -211,20 +216,53 @@ def _sizes(folder: Path) -> dict[str, int]:
     }
 
 
-def _check_sizes(folder: Path) -> None:
+def _contents(folder: Path) -> dict[str, tuple[str, int]]:
+    """Hash and time of every file; a store hashed its samples as it wrote or linked them."""
+    from brainlab.io.store import known_hashes
+
+    known = known_hashes(folder)
+    return {
+        name: (known.get(name) or _file_hash(folder / name, None), (folder / name).stat().st_mtime_ns)
+        for name in _sizes(folder)
+    }
+
+
+def _check_files(folder: Path) -> None:
     manifest_path = folder / _MANIFEST
     hint = f"delete the folder {folder} and run again; it will be prepared anew"
     try:
-        files = json.loads(manifest_path.read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
+        manifest = json.loads(manifest_path.read_text())
+        files = {str(name): int(size) for name, size in manifest["files"].items()}
+        # Results of earlier versions have no hashes: their sizes must do.
+        written = {str(name): (str(sha), int(at)) for name, (sha, at) in manifest.get("contents", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidFile("manifest", manifest_path, f"expected a readable manifest ({error})", hint=hint) from None
+    touched = {}
     for name, size in files.items():
         try:
-            found = os.stat(folder / name).st_size
+            found = os.stat(folder / name)
         except OSError:
             raise InvalidFile("cached file", folder / name, "expected it to exist", hint=hint) from None
-        if found != size:
-            raise InvalidFile("cached file", folder / name, f"expected {size} bytes, found {found}", hint=hint)
+        if found.st_size != size:
+            raise InvalidFile("cached file", folder / name, f"expected {size} bytes, found {found.st_size}", hint=hint)
+        if name in written and written[name][1] != found.st_mtime_ns:
+            touched[name] = found.st_mtime_ns
+    if not touched:
+        return
+    log.info("checking %d files of %s, changed or copied since they were written", len(touched), folder)
+    for name in touched:
+        sha, expected = _file_hash(folder / name, None, hint), written[name][0]
+        if sha != expected:
+            raise InvalidFile(
+                "cached file", folder / name,
+                f"expected the content that was written (sha256 {expected[:12]}…), found other (sha256 {sha[:12]}…)",
+                hint=hint,
+            )  # fmt: skip
+    manifest["contents"] |= {name: (written[name][0], at) for name, at in touched.items()}
+    try:
+        write_atomically(manifest_path, json.dumps(manifest, indent=1, sort_keys=True))
+    except OSError as error:  # a cache that others own is hashed at each start
+        log.debug("The new times of %s were not remembered: %s", folder, error)
 
 
 def fingerprint_files(paths: Iterable[Path | str], root: Path | str, *, memo: Path | str | None = None) -> str:
@@ -252,7 +290,7 @@ def fingerprint_files(paths: Iterable[Path | str], root: Path | str, *, memo: Pa
     return digest.hexdigest()
 
 
-def _file_hash(path: Path, memo: Path | None) -> str:
+def _file_hash(path: Path, memo: Path | None, hint: str | None = None) -> str:
     try:
         stat = path.stat()
         identity = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
@@ -264,7 +302,7 @@ def _file_hash(path: Path, memo: Path | None) -> str:
         with open(path, "rb") as stream:
             result = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise InvalidFile("file", path, f"expected a readable file ({error.strerror or error})") from None
+        raise InvalidFile("file", path, f"expected a readable file ({error.strerror or error})", hint=hint) from None
     # A file changed within the clock's grain would keep its times: only remember what has been at rest for a while.
     if note is not None and time.time() - max(stat.st_mtime, stat.st_ctime) > 2:
         try:

@@ -145,16 +145,17 @@ class CodeStore:
     """Codes opened for reading; memory maps are opened at first use in each process.
 
     Raises:
-        InvalidFile: the folder holds no codes, another version, or a file of another size.
+        InvalidFile: the folder holds no codes, another version, or a file of another size; when read, codes outside the
+            vocabulary.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        path = self.folder / _INDEX
+        path, hint = self.folder / _INDEX, self._hint
         try:
             content = json.loads(path.read_text())
             if content.get("format") != _FORMAT or content.get("version") != _VERSION:
-                raise InvalidFile("codes", path, f"expected format {_FORMAT} version {_VERSION}")
+                raise InvalidFile("codes", path, f"expected format {_FORMAT} version {_VERSION}", hint=hint)
             self._shape = _Shape(*(int(content[key]) for key in ("hop", "n_sites", "n_levels", "vocab_size")))
             self.fingerprint: str = content["sha256"]
             self.sources: dict[str, str] = content["sources"]
@@ -167,10 +168,10 @@ class CodeStore:
             )  # fmt: skip
         except OSError as error:
             raise InvalidFile("codes", path, f"expected the index of a store of codes ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InvalidFile):
                 raise
-            raise InvalidFile("codes", path, f"expected the index of a store of codes ({error})") from None
+            raise InvalidFile("codes", path, f"expected the index of a store of codes ({error})", hint=hint) from None
         self.hop, self.n_sites = self._shape.hop, self._shape.n_sites
         self.n_levels, self.vocab_size = self._shape.n_levels, self._shape.vocab_size
         self._maps: dict[int, np.ndarray] = {}
@@ -179,7 +180,11 @@ class CodeStore:
             file, size = self.folder / session.file, session.n_frames * bytes_per_frame
             found = file.stat().st_size if file.exists() else -1
             if found != size:
-                raise InvalidFile("codes", file, f"expected {size} bytes, found {max(found, 0)}")
+                raise InvalidFile("codes", file, f"expected {size} bytes, found {max(found, 0)}", hint=hint)
+
+    @property
+    def _hint(self) -> str:
+        return f"delete the folder {self.folder} and run again; it will be prepared anew"
 
     def __len__(self) -> int:
         return len(self.sessions)
@@ -226,7 +231,7 @@ class CodeStore:
         """The codes of ``n_frames`` frames from sample ``start`` on, all in one segment."""
         frame = self.frame_at(session, start)
         self._expect_within(session, frame, n_frames)
-        return self._opened(session)[frame : frame + n_frames].astype(np.int64)
+        return self.gather(np.array([session]), np.array([frame]), n_frames)[0]
 
     def gather(
         self, sessions: Int[np.ndarray, " window"], frames: Int[np.ndarray, " window"], n_frames: int
@@ -239,6 +244,10 @@ class CodeStore:
             if first < 0 or n_frames < 1 or first + n_frames > len(codes):
                 raise InvalidValue("frames", (first, n_frames), f"expected them within {len(codes)} frames")
             window[...] = codes[first : first + n_frames]
+        if out.size and out.max() >= self.vocab_size:  # an embedding would only say that an index is out of range
+            at = int(out.reshape(len(out), -1).max(1).argmax())
+            file = self.folder / self.sessions[numbers[at]].file
+            raise InvalidFile("codes", file, f"expected 0 to {self.vocab_size - 1}, found {out.max()}", hint=self._hint)
         return out
 
     def _expect_within(self, session: int, frame: int, n_frames: int) -> None:

@@ -47,7 +47,7 @@ from brainlab.io.recording import Channel, Recording
 
 Reader = Callable[[int, int], np.ndarray]
 
-__all__ = ["Attributes", "Session", "Store", "StoreWriter"]
+__all__ = ["Attributes", "Session", "Store", "StoreWriter", "known_hashes"]
 
 _FORMAT = "brainlab-store"
 _VERSION = 2
@@ -342,6 +342,15 @@ class StoreWriter:
             self._stream.close()
 
 
+def known_hashes(folder: Path) -> dict[str, str]:
+    """File name → sha256, as far as a store written into ``folder`` tells; nothing where there is none."""
+    path = folder / _INDEX
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        return {}
+    return {_DETAILS: content["details"]["sha256"], **{one["file"]: one["sha256"] for one in content["sessions"]}}
+
+
 def _inside(folder: Path, name: str) -> str:
     """The name of a file that lies in the store's own folder; an index may come from anywhere."""
     if not isinstance(name, str) or name != Path(name).name or name in ("", "..") or "\0" in name:
@@ -362,14 +371,14 @@ class Store:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        path = self.folder / _INDEX
+        path, hint = self.folder / _INDEX, f"delete the folder {folder} and run again; it will be prepared anew"
         try:
             content = json.loads(path.read_text())
             if content.get("format") != _FORMAT or content.get("version") != _VERSION:
                 found = f"{content.get('format', 'no format')} version {content.get('version', '?')}"
                 raise InvalidFile(
                     "store", self.folder, f"expected {_FORMAT} version {_VERSION}, found {found}",
-                    hint="delete the folder and run again; the recordings will be prepared anew",
+                    hint=hint,
                 )  # fmt: skip
             self.fingerprint: str = content["sha256"]
             details = _Details(self.folder / _DETAILS)
@@ -388,7 +397,7 @@ class Store:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InvalidFile):
                 raise
-            raise InvalidFile("store", path, f"expected the index of a prepared store ({error})") from None
+            raise InvalidFile("store", path, f"expected the index of a prepared store ({error})", hint=hint) from None
         self._maps: dict[int, tuple[np.ndarray, int]] = {}
         self._pool = BufferPool()
         for name, size in sizes.items():
@@ -397,7 +406,8 @@ class Store:
             except OSError:
                 found_size = -1
             if found_size != size:
-                raise InvalidFile("store", self.folder / name, f"expected {size} bytes, found {max(found_size, 0)}")
+                found = f"expected {size} bytes, found {max(found_size, 0)}"
+                raise InvalidFile("store", self.folder / name, found, hint=hint)
 
     def __len__(self) -> int:
         return len(self.sessions)
