@@ -252,6 +252,30 @@ def test_cleaned_segments_and_bad_annotations_are_never_crossed(cache: Path, tmp
             assert any(a <= start and start + 100 <= b for _, a, b in data.stretches["train"].tolist())
 
 
+@pytest.mark.parametrize(
+    ("loud_s", "bad_s", "message"),
+    [
+        (31, 62, r"val, but of its 30 s cleaning left nothing\. Hint: data\.steps\.clean=null"),
+        (33.5, 62, r"val, but of its 30 s cleaning left no stretch of more than 1 s\. Hint: data\.steps\.clean"),
+        (
+            62,
+            31,
+            r"val, but of its 30 s keeping clear of bad .* left no stretch of more than 0\.\d+ s\. Hint: data\.avoid_bad",
+        ),
+    ],
+)
+def test_a_part_that_lost_its_stretches_says_to_what(
+    cache: Path, tmp_path: Path, loud_s: float, bad_s: float, message: str
+) -> None:
+    write(tmp_path / "a_raw.fif", ["Cz", "Pz"], 62, notes=([bad_s - 0.5], [62.4 - bad_s], ["bad"]))
+    loud = mne.io.read_raw_fif(tmp_path / "a_raw.fif", preload=True, verbose="error")
+    loud._data[:, round(100 * loud_s) :] *= 100
+    loud.save(tmp_path / "a_raw.fif", overwrite=True, verbose="error")
+    steps = {**STEPS, "clean": Clean(window_s=1.0, min_segment_s=0.5, max_bad_pct=90.0)}
+    with pytest.raises(InvalidValue, match=rf"data\.window_s=2\.0: expected room in {message}"):
+        ready(cache, tmp_path, steps=steps, split="time", fractions=[0.5, 0.5, 0.0])
+
+
 def test_what_was_left_out_and_where_the_seconds_went_is_described(cache: Path, root: Path, tmp_path: Path) -> None:
     for subject in range(3):
         write(tmp_path / f"sub-{subject}_raw.fif", ["Cz", "Pz"], 30, seed=subject)

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from brainlab.data.recording_split import Assignment, Member
 from brainlab.data.splits import PARTS
-from brainlab.data.stretches import bad_spans, inside, without
+from brainlab.data.stretches import bad_spans, inside, usable_segments, without
 from brainlab.data.token_windows import TokenWindows, on_frames
 from brainlab.data.windows import (
     RandomWindows,
@@ -162,8 +162,28 @@ def _nothing_in(data: MixedRecordings, part: str, rows: np.ndarray) -> InvalidVa
             f"expected recordings in every part, but {n} {data.split_kind}s leave none for {part}",
             hint="data.split=time cuts every recording into three parts; data.fractions gives larger shares",
         )  # fmt: skip
-    longest = int((rows[:, 2] - rows[:, 1]).max()) / data.sfreq_hz if len(rows) else 0.0
+    sessions, blocks = data.store.sessions, data.assignment.rows[part]
+    drawn = inside(blocks, [[(0, session.n_samples)] for session in sessions])
+    cleaned = inside(blocks, [usable_segments(session) for session in sessions])
+    total, longest = int((drawn[:, 2] - drawn[:, 1]).sum()) / data.sfreq_hz, _longest(rows) / data.sfreq_hz
+    left = f"no stretch of more than {longest:g} s" if longest else "nothing"
+    cause = ""
+    if _longest(drawn) >= data.n_samples > _longest(cleaned):
+        cause, hint = "cleaning", "data.steps.clean=null or other thresholds there keep more"
+    elif data.avoid_bad and _longest(cleaned) >= data.n_samples:
+        uncut = without(cleaned, [bad_spans(session) for session in sessions])
+        if _longest(uncut) < data.n_samples:
+            cause, hint = "keeping clear of bad annotations and boundaries", "data.avoid_bad=false takes them along"
+    if cause:
+        return InvalidValue(
+            "data.window_s", data.window_s, f"expected room in {part}, but of its {total:g} s {cause} left {left}",
+            hint=f"{hint}; other data.fractions take other stretches",
+        )  # fmt: skip
     return InvalidValue(
         "data.window_s", data.window_s, f"expected at most the {longest:g} s of the longest {part} stretch",
         hint="shorter windows, longer recordings, or other data.fractions and data.guard_s",
     )  # fmt: skip
+
+
+def _longest(rows: np.ndarray) -> int:
+    return int((rows[:, 2] - rows[:, 1]).max(initial=0))
