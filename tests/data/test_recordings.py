@@ -257,11 +257,7 @@ def test_cleaned_segments_and_bad_annotations_are_never_crossed(cache: Path, tmp
     [
         (31, 62, r"val, but of its 30 s cleaning left nothing\. Hint: data\.steps\.clean=null"),
         (33.5, 62, r"val, but of its 30 s cleaning left no stretch of more than 1 s\. Hint: data\.steps\.clean"),
-        (
-            62,
-            31,
-            r"val, but of its 30 s keeping clear of bad .* left no stretch of more than 0\.\d+ s\. Hint: data\.avoid_bad",
-        ),
+        (62, 31, r"val, .* keeping clear of bad .* left no stretch of more than 0\.\d+ s\. Hint: data\.avoid_bad=f"),
     ],
 )
 def test_a_part_that_lost_its_stretches_says_to_what(
