@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -324,6 +325,25 @@ def test_a_single_context_is_compared_without_controls(tmp_path: Path) -> None:
     assert found.details["contexts"] == 1
     assert found.metric("psd_distance").control is None
     assert any("at least 2" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_a_single_context_has_neither_intervals_nor_tests(tmp_path: Path, coded: bool) -> None:
+    data = CodedRecordings() if coded else Recordings(n_train=1, n_test=1, seconds=12.0)
+    found = protocol(n_contexts=1)(CodeTask() if coded else Task(noise), data, tmp_path)
+    assert {(metric.low, metric.high) for metric in found.metrics} == {(None, None)}
+    text = " ".join([*found.notes, *(metric.note for metric in found.metrics)])
+    assert text.startswith("1 context of 4 s from 1 of ")
+    assert "the baseline var" in text
+    assert not re.search(r"\[|Wilcoxon|p = |\b1 (contexts|sessions)|interval.*draw", text)
+    assert found.metric("psd_gain_over_var").value != 0.0
+
+
+def test_intervals_of_two_contexts_are_kept_but_said_to_say_little(tmp_path: Path) -> None:
+    found = protocol(n_contexts=2, min_contexts=1)(Task(noise), Recordings(n_test=2, seconds=12.0), tmp_path)
+    gain = found.metric("psd_gain_over_var")
+    assert gain.low < gain.value < gain.high
+    assert any("Intervals over fewer than 6 say little" in note for note in found.notes)
 
 
 def test_short_recordings_shorten_everything_and_say_so(tmp_path: Path) -> None:

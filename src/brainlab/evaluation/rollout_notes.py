@@ -22,7 +22,8 @@ def notes_of(found: Findings) -> list[str]:
     compared = found.compared
     n, sessions = len(sampled.places), len(np.unique(compared.sessions))
     notes = [
-        f"{n} contexts of {sampled.context_steps / sfreq:g} s from {sessions} of {sampled.n_sessions} sessions of the "
+        f"{_count(n, 'context')} of {sampled.context_steps / sfreq:g} s from {sessions} of "
+        f"{_count(sampled.n_sessions, 'session')} of the "
         f"{found.part} part, continued for {sampled.target_steps / sfreq:g} s; the first {found.length_s:g} s of every "
         "continuation are compared. "
         + (
@@ -31,14 +32,19 @@ def notes_of(found: Findings) -> list[str]:
             if sessions > 1
             else "All contexts come from one recording: intervals and tests are over its stretches and do not "
             "generalise beyond this recording, to other sessions or other people."
+            if n > 1
+            else "Nothing here generalises beyond this stretch of one recording."
         )
     ]
     if n < 2:
-        notes.append("With a single context there is nothing to swap it with: controls and intervals need at least 2.")
+        notes.append(
+            "With a single context there is nothing to swap it with: controls, intervals and tests need at least 2."
+        )
     elif compared.n_units < _FEW:
         notes.append(
             f"{compared.n_units} {compared.unit} are few: no test over them can reach p below "
-            f"{2.0 ** (1 - compared.n_units):.2g}."
+            f"{2.0 ** (1 - compared.n_units):.2g}. Intervals over fewer than {_FEW} say little: they never leave the "
+            "range of what was seen."
         )
     if n > 1 and compared.alone == n:
         notes.append(
@@ -89,8 +95,8 @@ def notes_of(found: Findings) -> list[str]:
         )
     if found.compared.silent:
         notes.append(
-            f"In {found.compared.silent} contexts the model's continuation is silent (a constant): it has no spectrum, "
-            "and its PSD distance counts as 1, the largest there is."
+            f"In {_count(found.compared.silent, 'context')} the model's continuation is silent (a constant): it has no "
+            "spectrum, and its PSD distance counts as 1, the largest there is."
         )
     for name, facts in found.facts.items():
         if facts.get("values_not_finite"):
@@ -122,8 +128,8 @@ def _comparisons(found: Findings, short: str, distance: str) -> list[str]:
         words += _unsure(gain, found)
         notes.append(
             f"{name} distance {own:.4f}{_between(low, high)}, target swap {_number(ends, 'target_swap', distance)}: "
-            f"rollouts are {words} (median difference {gain['median']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], "
-            f"{gain['share_positive']:.0%} of contexts{_tested(gain)})."
+            f"rollouts are {words} (median difference {gain['median']:+.4f}"
+            f"{_between(gain['low'], gain['high'], '+.4f')}, {gain['share_positive']:.0%} of contexts{_tested(gain)})."
         )
     for line in (*found.baselines, "real_real"):
         if line not in ends:
@@ -136,7 +142,7 @@ def _comparisons(found: Findings, short: str, distance: str) -> list[str]:
         what = "the real–real distance" if line == "real_real" else f"the baseline {line}"
         notes.append(
             f"{name}: the model is {side} {what}{unsure} ({_number(ends, line, distance)}; median difference "
-            f"{gain['median']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]{_tested(gain)})."
+            f"{gain['median']:+.4f}{_between(gain['low'], gain['high'], '+.4f')}{_tested(gain)})."
         )
     return notes
 
@@ -159,7 +165,7 @@ def _prices(found: Findings) -> list[str]:
         notes.append(
             f"Real codes cost the model {side[_sign(gain)]} {what}{_unsure(gain, found)}: "
             f"{tokens.bits_per_token.mean():.3f} against {values.mean():.3f} (median difference "
-            f"{gain['median']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]{_tested(gain)})."
+            f"{gain['median']:+.3f}{_between(gain['low'], gain['high'], '+.3f')}{_tested(gain)})."
         )
     return notes
 
@@ -196,6 +202,8 @@ def _sign(gain: Mapping[str, Any]) -> int:
     """
     if gain["n_clusters"] >= _FEW and not (gain["p"] is not None and gain["p"] < _LEVEL):
         return 0
+    if gain["low"] is None:
+        return 0
     return 1 if gain["low"] > 0 else -1 if gain["high"] < 0 else 0
 
 
@@ -205,8 +213,12 @@ def _unsure(gain: Mapping[str, Any], found: Findings) -> str:
     return f" in these {gain['n_clusters']} {found.compared.unit}, too few to be sure" if few else ""
 
 
-def _between(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" [{low:.4f}, {high:.4f}]"
+def _between(low: float | None, high: float | None, spelled: str = ".4f") -> str:
+    return "" if low is None or high is None else f" [{low:{spelled}}, {high:{spelled}}]"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' if n != 1 else ''}"
 
 
 def _tested(gain: Mapping[str, Any]) -> str:

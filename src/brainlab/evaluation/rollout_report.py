@@ -116,7 +116,8 @@ def metrics_of(found: Findings) -> list[Metric]:
             gain = found.gain(line, distance)
             if not gain["n"]:
                 continue
-            p = f"; Wilcoxon over {gain['n_clusters']} {found.compared.unit} p = {_p(gain['p'])}"
+            several = gain["n_clusters"] > 1
+            p = f"; Wilcoxon over {gain['n_clusters']} {found.compared.unit} p = {_p(gain['p'])}" if several else ""
             metrics.append(
                 Metric(
                     f"{short}_gain_over_{line}",
@@ -140,14 +141,13 @@ def _window_metrics(found: Findings) -> list[Metric]:
         outside, of_real = windows.outside_others()
         judged = np.isfinite(outside) & np.isfinite(of_real)
         if judged.any():
-            low, high = bootstrap_mean(outside[judged], units[judged], found.n_bootstrap, found.seed)
-            several = len(np.unique(units[judged])) > 1
+            low, high = _of_mean(outside[judged], units[judged], found)
             metrics.append(
                 Metric(
                     f"outside_real_range{suffix}",
                     float(outside[judged].mean()),
-                    low if several else None,
-                    high if several else None,
+                    low,
+                    high,
                     ceiling=float(of_real[judged].mean()),
                     n=int(judged.sum()),
                     better="lower",
@@ -178,9 +178,8 @@ def _token_metrics(found: Findings) -> list[Metric]:
     if found.tokens is None:
         return []
     tokens, facts = found.tokens, found.tokens.facts
-    groups = found.units
-    low, high = bootstrap_mean(tokens.bits_per_token, groups, found.n_bootstrap, found.seed)
-    n = len(groups)
+    n = len(found.units)
+    low, high = _of_mean(tokens.bits_per_token, found.units, found)
     unigram = facts["unigram_bits_per_token"]
     uniform = facts["uniform_bits_per_token"]
     metrics = [
@@ -200,8 +199,8 @@ def _token_metrics(found: Findings) -> list[Metric]:
         Metric(
             "perplexity",
             facts["perplexity"],
-            2**low,
-            2**high,
+            None if low is None else 2**low,
+            None if high is None else 2**high,
             chance=2**uniform,
             control=facts["unigram_perplexity"],
             n=n,
@@ -211,8 +210,8 @@ def _token_metrics(found: Findings) -> list[Metric]:
         Metric(
             "bits_per_second",
             facts["bits_per_s"],
-            low * facts["tokens_per_second"],
-            high * facts["tokens_per_second"],
+            None if low is None else low * facts["tokens_per_second"],
+            None if high is None else high * facts["tokens_per_second"],
             chance=uniform * facts["tokens_per_second"],
             control=unigram * facts["tokens_per_second"],
             n=n,
@@ -234,7 +233,7 @@ def _token_metrics(found: Findings) -> list[Metric]:
         )
     )
     for name, values in tokens.linear.items():
-        low, high = bootstrap_mean(values, groups, found.n_bootstrap, found.seed)
+        low, high = _of_mean(values, found.units, found)
         metrics.append(
             Metric(
                 f"bits_per_token_{name}",
@@ -248,6 +247,15 @@ def _token_metrics(found: Findings) -> list[Metric]:
             )
         )
     return metrics
+
+
+def _of_mean(
+    values: Float[np.ndarray, " context"], units: Int[np.ndarray, " context"], found: Findings
+) -> tuple[float, float] | tuple[None, None]:
+    """Interval of a mean; a single unit has none."""
+    if len(np.unique(units)) < 2:
+        return None, None
+    return bootstrap_mean(values, units, found.n_bootstrap, found.seed)
 
 
 def tables_of(found: Findings) -> list[Table]:
@@ -351,7 +359,8 @@ def _middle(values: np.ndarray) -> Any:
 def _signed(record: Mapping[str, Any]) -> str:
     if record["median"] is None:
         return "–"
-    return f"{record['median']:+.4f} [{record['low']:+.4f}, {record['high']:+.4f}]"
+    between = "" if record["low"] is None else f" [{record['low']:+.4f}, {record['high']:+.4f}]"
+    return f"{record['median']:+.4f}{between}"
 
 
 def _share(record: Mapping[str, Any]) -> str:

@@ -233,7 +233,7 @@ def paired(
 
     Returns:
         ``n``, ``n_clusters`` (the independent units), ``median`` over contexts, ``low`` and ``high`` (95 % percentile
-        bootstrap of the median), ``share_positive`` of the contexts, ``p`` (two-sided).
+        bootstrap of the median; null for a single unit), ``share_positive`` of the contexts, ``p`` (two-sided).
 
     Source: Wilcoxon (1945); Efron and Tibshirani (1993), chapter 13.
     """
@@ -257,8 +257,10 @@ def paired_rows(
         (rows,) = np.nonzero(pattern_of.reshape(-1) == number)
         values = change[rows][:, defined]
         groups = np.arange(values.shape[1]) if clusters is None else np.asarray(clusters)[defined]
-        low, high = bootstrap_medians(values, groups, n_bootstrap, seed)
         members = [groups == group for group in np.unique(groups)]
+        low = high = np.full(len(rows), np.nan)
+        if len(members) > 1:
+            low, high = bootstrap_medians(values, groups, n_bootstrap, seed)
         units = values if clusters is None else np.stack([np.median(values[:, own], axis=1) for own in members], axis=1)
         p = _signed_rank(units)
         for place, row in enumerate(rows.tolist()):
@@ -266,8 +268,8 @@ def paired_rows(
                 "n": values.shape[1],
                 "n_clusters": len(members),
                 "median": float(np.median(values[place])),
-                "low": float(low[place]),
-                "high": float(high[place]),
+                "low": _number(low[place]),
+                "high": _number(high[place]),
                 "share_positive": float((values[place] > 0).mean()),
                 "p": _number(p[place]),
             }
