@@ -267,6 +267,7 @@ def test_drift_of_one_long_window_is_the_divergence_of_everything(data: Recordin
         json.loads((tmp_path / "rollouts" / f"{name}.json").read_text()) for name in ("drift", "divergence")
     )
     assert drifted["times_s"] == [3.0]
+    assert [line for line in diverged["lines"] if line in drifted["lines"]] == list(drifted["lines"])
     for line in ("correct", "target_swap", "real_real", "var"):
         for distance in ("psd_jsd", "covariance", "coherence"):
             np.testing.assert_allclose(

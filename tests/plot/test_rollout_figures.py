@@ -71,6 +71,17 @@ def test_the_title_names_the_lines_that_have_bands(drawn: list[Figure]) -> None:
     assert drawn[0].get_suptitle().endswith("8 contexts: medians; bands: quartiles of model and target swap")
 
 
+def test_distances_in_sliding_windows_have_a_title_of_their_own(drawn: list[Figure]) -> None:
+    lines = {"correct": {"psd_jsd": RNG.random((3, 8))}}
+    rollouts.divergence_curves(Path("x.png"), [1, 2, 3], lines, {"psd_jsd": "PSD"}, "files")
+    rollouts.divergence_curves(Path("x.png"), [1, 2, 3], lines, {"psd_jsd": "PSD"}, "files", in_windows=True)
+    titles = [figure.get_suptitle().partition(",")[0] for figure in drawn]
+    assert titles == [
+        "Distance of rollouts to real continuations", "Distance of rollouts to real continuations in sliding windows"
+    ]  # fmt: skip
+    assert [figure.axes[0].get_xlabel() for figure in drawn] == ["length compared (s)", "middle of the window (s)"]
+
+
 def test_few_contexts_are_drawn_each_instead_of_quartiles(drawn: list[Figure]) -> None:
     values = RNG.random((3, 2))
     lines = {"correct": {"psd_jsd": values}, "var": {"psd_jsd": values + 1}}

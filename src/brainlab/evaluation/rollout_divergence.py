@@ -185,7 +185,8 @@ def drift(
     """
     n_windows = (real.target.shape[-1] - window) // stride + 1
     made = {"correct": model, **others}
-    lines = _empty([*made, "target_swap", "real_real"], n_windows, len(real.signal))
+    # In the order of LINES, as figures show them.
+    lines = _empty(["correct", "target_swap", "real_real", *others], n_windows, len(real.signal))
     for rows, channels in real.groups():
         place = {int(row): number for number, row in enumerate(rows)}
         stacked, first = [real.target[rows][:, channels]], {}

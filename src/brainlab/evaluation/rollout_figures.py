@@ -61,9 +61,7 @@ def draw_figures(
             "drift",
             "The same distances in sliding windows: how far rollouts are from what really happened at that time. "
             f"Medians over contexts; of the model and the target swap alone: {_SPREAD}.",
-            plot.divergence_curves(
-                folder / "drift.png", found.times_s, found.drift, titles, source, along="middle of the window"
-            ),
+            plot.divergence_curves(folder / "drift.png", found.times_s, found.drift, titles, source, in_windows=True),
         ),
         Figure(
             "distances",

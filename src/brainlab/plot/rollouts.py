@@ -44,7 +44,8 @@ def divergence_curves(
     lines: Mapping[str, Mapping[str, Float[np.ndarray, "prefix context"]]],
     metrics: Mapping[str, str],
     source: DataSource,
-    along: str = "length compared",
+    *,
+    in_windows: bool = False,
 ) -> Path:
     """Distance to the real continuation against time: medians over contexts, spread of the model and target swap.
 
@@ -54,9 +55,10 @@ def divergence_curves(
         lines: line → metric → values; NaN where a line has no value.
         metrics: panels, in order: name and title.
         source: where the data came from.
-        along: what the seconds are.
+        in_windows: whether the seconds are middles of sliding windows, not lengths.
     """
     figure, panels = _grid(len(metrics), 4.3, 3.3)
+    along = "middle of the window" if in_windows else "length compared"
     styles = line_styles(list(lines))
     spread: dict[str, Spread | None] = {}
     for panel, (metric, title) in zip(panels, metrics.items(), strict=False):
@@ -72,9 +74,8 @@ def divergence_curves(
                 spread[name] = draw_spread(panel, places[name], values, colour) or spread.get(name)
     shared_legend(figure, panels)
     n = max((each.shape[1] for values in lines.values() for each in values.values()), default=0)
-    figure.suptitle(
-        f"Distance of rollouts to real continuations, {source_text(source)}\n{spread_text(n, spread)}", fontsize=13
-    )
+    title = f"Distance of rollouts to real continuations{' in sliding windows' if in_windows else ''}"
+    figure.suptitle(f"{title}, {source_text(source)}\n{spread_text(n, spread)}", fontsize=13)
     return save_figure(figure, path)
 
 
