@@ -89,6 +89,21 @@ def test_the_report_of_recorded_data_has_no_banner(tmp_path: Path) -> None:
     assert "ceiling 0.8" in text
 
 
+def test_names_of_recordings_stay_whole_in_the_report(tmp_path: Path) -> None:
+    data = {
+        "left_out": {"eeg_brainvision_test.vhdr": "3 s are too short"}, "window_s": 2.0,
+        "layout": {"channel_sets": 2, "types": {"eeg": 3}, "seen": ["a", 1.5]}, "recordings": [{"session": "a"}],
+    }  # fmt: skip
+    results = {"state": "COMPLETED", "data_source": "files", "run_dir": "/r", "data": data}
+    text = render(results, tmp_path)
+    rows = dict(re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td></tr>", text))
+    assert rows == {
+        "left out · eeg_brainvision_test.vhdr": "3 s are too short", "window s": "2", "layout · channel sets": "2",
+        "layout · types · eeg": "3", "layout · seen": "a, 1.5",
+    }  # fmt: skip
+    assert "<summary>recordings</summary>" in text
+
+
 @pytest.mark.parametrize(("better", "words"), [("lower", "← better"), ("higher", "better →")])
 def test_the_report_says_first_what_was_found_and_which_way_is_good(tmp_path: Path, better: str, words: str) -> None:
     metric = {"name": "distance", "value": 0.3, "control": 0.4, "ceiling": 0.1, "better": better, "note": "what it is"}

@@ -13,7 +13,6 @@ from typing import Any
 
 from brainlab.run.context import Run
 from brainlab.run.directory import is_rank_zero, jsonable
-from brainlab.run.fingerprint import flatten
 
 __all__ = ["render", "write_report"]
 
@@ -89,13 +88,9 @@ def render(
         columns=[name for name in _REFERENCES if any(metric[name] is not None for metric in metrics)],
         figures=[picture for figure in results.get("figures") or [] if (picture := _picture(figure, folder))],
         training=_base64(training) if training is not None and training.exists() else None,
-        data_facts=[
-            (key.replace("_", " "), _fact(value))
-            for key, value in _short(results.get("data") or {})
-            if not _long(value)
-        ],
+        data_facts=[(key, _fact(value)) for key, value in _short(results.get("data") or {}) if not _long(value)],
         data_lists=[
-            (key.replace("_", " "), json.dumps(value, indent=1, ensure_ascii=False))
+            (key, json.dumps(value, indent=1, ensure_ascii=False))
             for key, value in _short(results.get("data") or {})
             if _long(value)
         ],
@@ -186,20 +181,16 @@ def _base64(path: Path) -> str:
 
 
 def _short(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Facts as dotted leaves, but lists in one cell."""
+    """Facts by the words that lead to them, inner lists in one cell; names of recordings and files stay whole."""
     found: list[tuple[str, Any]] = []
     for key, value in facts.items():
+        name = str(key).replace("_", " ") if str(key).isidentifier() else str(key)
         if isinstance(value, Mapping) and value:
-            found += [(f"{key} · {inner.replace('.', ' · ')}", leaf) for inner, leaf in flatten(_joined(value)).items()]
+            inner = _short(value)
+            found += [(f"{name} · {rest}", _fact(leaf) if isinstance(leaf, list) else leaf) for rest, leaf in inner]
         else:
-            found.append((str(key), value))
+            found.append((name, value))
     return found
-
-
-def _joined(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _joined(item) for key, item in value.items()}
-    return ", ".join(str(_fact(item)) for item in value) if isinstance(value, list) else value
 
 
 def _long(value: Any) -> bool:
