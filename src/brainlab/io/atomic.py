@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["disk_full", "fsync_tree", "is_disk_full", "new_folder", "write_atomically"]
+__all__ = ["disk_full", "fsync_tree", "is_disk_full", "naming", "new_folder", "overwrite", "write_atomically"]
 
 _TEMPORARY = ".tmp-"
 _ALMOST_NOTHING = 64 * 1024
@@ -50,14 +50,42 @@ def write_atomically(path: Path | str, content: bytes | str) -> None:
     raw = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}{_TEMPORARY}{secrets.token_hex(4)}")
     try:
-        with open(temporary, "wb") as stream:
-            stream.write(raw)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        fsync_path(path.parent)
+        with naming(path):
+            with open(temporary, "wb") as stream:
+                stream.write(raw)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+            fsync_path(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+def overwrite(path: Path | str, text: str) -> None:
+    """Write over a text file on a disk without room for a copy; spaces fill it up to the size that it had.
+
+    Raises:
+        OSError: if it does not exist, or its blocks do not suffice; it then holds what it held, and spaces.
+    """
+    raw = text.encode("utf-8")
+    with open(path, "r+b", buffering=0) as stream:
+        missing = len(raw) - stream.seek(0, os.SEEK_END)
+        if missing > 0 and stream.write(b" " * missing) < missing:
+            raise disk_full(path)
+        stream.seek(0)
+        stream.write(raw + b" " * -missing)
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Errors of writing to an open file do not say which: name it where the operating system does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 
 from brainlab.errors import InvalidFile
-from brainlab.io.atomic import fsync_path
+from brainlab.io.atomic import disk_full, fsync_path, is_disk_full
 from brainlab.io.torch_file import load_torch
+from brainlab.run.directory import is_rank_zero
 
-__all__ = ["latest", "load", "load_weights", "plain", "publish", "random_state", "restore_random_state"]
+__all__ = ["latest", "load", "load_weights", "plain", "publish", "random_state", "restore_random_state", "writing"]
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(item) for item in value]
     raise TypeError(f"{type(value).__module__}.{type(value).__qualname__}")
+
+
+@contextmanager
+def writing(temporary: Path, target: Path) -> Iterator[None]:
+    """Remove what could not be written whole, as other files need its room; a full disk's error names ``target``."""
+    try:
+        yield
+    except BaseException as error:
+        full = isinstance(error, Exception) and is_disk_full(error, temporary.parent)
+        if is_rank_zero():
+            temporary.unlink(missing_ok=True)
+        if full:
+            raise disk_full(target) from error
+        raise
 
 
 def publish(temporary: Path, target: Path, previous: Path | None = None) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from brainlab.io.atomic import write_atomically
+from brainlab.errors import BrainlabError, InvalidFile
+from brainlab.io.atomic import is_disk_full, overwrite, write_atomically
 
-__all__ = ["RunDirectory", "is_rank_zero", "jsonable", "read_json", "started_by_srun", "write_json"]
+__all__ = ["RunDirectory", "is_rank_zero", "jsonable", "read_json", "started_by_srun", "without_room", "write_json"]
+
+_ROOMY = 64 << 20
 
 
 def is_rank_zero() -> bool:
@@ -44,10 +49,40 @@ def jsonable(value: Any) -> Any:
     return str(value)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON through a temporary file and a rename; ranks other than 0 write nothing."""
-    if is_rank_zero():
-        write_atomically(path, json.dumps(jsonable(content), indent=1, ensure_ascii=False) + "\n")
+def write_json(path: Path, content: Any, *, in_place: bool = False) -> None:
+    """Write JSON through a temporary file and a rename; ranks other than 0 write nothing.
+
+    ``in_place`` writes over the file where the disk has no room for a second one.
+    """
+    if not is_rank_zero():
+        return
+    text = json.dumps(jsonable(content), indent=1, ensure_ascii=False) + "\n"
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        if not (in_place and path.exists() and is_disk_full(error, path.parent)):
+            raise
+        overwrite(path, text)
+
+
+def without_room(error: BaseException, directory: RunDirectory) -> BaseException:
+    """The sentence to raise instead of ``error`` where the run directory's disk is full, or else ``error`` itself."""
+    if isinstance(error, BrainlabError) or not isinstance(error, OSError | RuntimeError):
+        return error
+    file = getattr(error, "filename", None)
+    if not is_disk_full(error, directory.path):
+        return error
+    if file is None and shutil.disk_usage(directory.path).free > _ROOMY:
+        return error  # another disk
+    if file is not None and not Path(os.fsdecode(file)).absolute().is_relative_to(directory.path):
+        return error
+    what = "its files" if file is None else os.path.relpath(os.fsdecode(file), directory.path)
+    return InvalidFile(
+        "run directory",
+        directory.path,
+        f"expected room on the disk to write {what} ({os.strerror(errno.ENOSPC)})",
+        hint="make room and give the same command again: the run goes on; another hydra.run.dir starts a new one",
+    )
 
 
 def read_json(path: Path) -> Any:

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from brainlab.config.build import build
 from brainlab.config.resolved import overrides_of, resolved_yaml
 from brainlab.errors import BrainlabError, ConfigError
 from brainlab.run.context import Run
-from brainlab.run.directory import RunDirectory, is_rank_zero, read_json, write_json
+from brainlab.run.directory import RunDirectory, is_rank_zero, read_json, without_room, write_json
 from brainlab.run.ending import GRACE_S, Ending, Preempted, told_to_end
 from brainlab.run.environment import environment
 from brainlab.run.fingerprint import GROWTH_KEYS, compare, flatten, plain_config
@@ -69,9 +70,15 @@ def execute(cfg: DictConfig, *, folder: Path | None = None, overrides: list[str]
     job = build(cfg.job, path="job")
     if hasattr(job, "check"):
         job.check(cfg)
-    directory.path.mkdir(parents=True, exist_ok=True)
-    with _alone(directory), messages_to(directory), told_to_end(_grace_s()) as ending:
-        return _attempt(cfg, job, directory, plain, overrides, earlier, ending)
+    try:
+        directory.path.mkdir(parents=True, exist_ok=True)
+        with _alone(directory), messages_to(directory), told_to_end(_grace_s()) as ending:
+            return _attempt(cfg, job, directory, plain, overrides, earlier, ending)
+    except OSError as error:
+        told = error if getattr(error, "brainlab_reported", False) else without_room(error, directory)
+        if told is error:
+            raise
+        raise told from error  # the attempt could not be opened
 
 
 def _attempt(
@@ -99,9 +106,15 @@ def _attempt(
             for finish in reversed(run.on_finish):
                 try:
                     finish(state)
-                except Exception:
-                    log.warning("Closing the run failed", exc_info=True)
-            status.finish(state, code if state != "FAILED" else code or 1, error)  # type: ignore[arg-type]
+                except Exception as problem:
+                    told = without_room(problem, directory)
+                    log.warning("Closing the run failed: %s", told, exc_info=told is problem)
+            try:
+                status.finish(state, code if state != "FAILED" else code or 1, error)  # type: ignore[arg-type]
+            except OSError as problem:
+                if state != "FAILED":
+                    raise
+                log.warning("%s does not say that the run failed: %s", directory.status, problem)
 
     try:
         with ending.closing(close):
@@ -130,8 +143,11 @@ def _attempt(
         raise
     except BaseException as error:
         # Libraries leave with SystemExit subclasses of their own: they count as failures here and travel on.
-        _failed(directory, error)
-        close("FAILED", f"{type(error).__name__}: {error}")
+        told = without_room(error, directory)
+        _failed(directory, told)
+        close("FAILED", f"{type(told).__name__}: {told}")
+        if told is not error:
+            raise told from error
         raise
 
 
@@ -261,7 +277,9 @@ class _alone:
 def _write_down(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Everything that is needed to repeat this run; returns the content of ``env.json``."""
     directory = run.directory
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    # With ``python -m`` it is a file of the package, which does not run by that name.
+    command = shlex.join([*(("python", "-m", "brainlab") if program == "__main__.py" else (program,)), *sys.argv[1:]])
     if not directory.resolved.exists():
         directory.write("cmd.txt", command + "\n")
     facts = environment(directory)
@@ -318,7 +336,10 @@ def _hydra_overrides() -> list[str]:
 
 def _keep_traceback(directory: RunDirectory) -> None:
     if is_rank_zero():
-        with open(directory.stderr, "a", encoding="utf-8") as stream:
+        with (
+            suppress(OSError),
+            open(directory.stderr, "a", encoding="utf-8") as stream,
+        ):  # the disk may be what is wrong
             stream.write(f"{now()}\n{traceback.format_exc()}\n")
 
 

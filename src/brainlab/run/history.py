@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from brainlab.io.atomic import naming
 from brainlab.run.directory import is_rank_zero
 
 __all__ = ["History", "Row"]
@@ -61,26 +62,27 @@ class History:
         """Store values of one step; returns those that were not stored before."""
         now = time.time_ns() // 1_000_000
         new = [Row(name, step, float(value), now) for name, value in metrics.items() if (name, step) not in self._known]
-        for row in new:
-            self._known.add((row.name, row.step))
-            self.rows.append(row)
-            if self._file is not None:
-                self._file.write(json.dumps(row.__dict__) + "\n")
+        self._known.update((row.name, row.step) for row in new)
+        self.rows.extend(new)
         if new and self._file is not None:
-            self._file.flush()
+            with naming(self.path):
+                self._file.write("".join(json.dumps(row.__dict__) + "\n" for row in new))
+                self._file.flush()
         return new
 
     def flush(self) -> None:
         """Bring every row to the disk."""
         if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with naming(self.path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file is not None:
-            self.flush()
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with naming(self.path), file:
+                file.flush()
+                os.fsync(file.fileno())
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """(step, value) pairs by metric, in order of steps."""

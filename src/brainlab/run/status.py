@@ -95,7 +95,7 @@ class Status:
         """Add facts to the current attempt."""
         with self._lock:
             self.content["attempts"][-1].update(facts)
-            write_json(self._path, self.content)
+            write_json(self._path, self.content, in_place=True)
 
     def finish(self, state: State, code: int | None, error: str | None = None) -> None:
         """Close the current attempt; a run that will go on later has no exit code."""
@@ -109,7 +109,7 @@ class Status:
     def _change(self, **facts: Any) -> None:
         with self._lock:
             self.content.update(facts)
-            write_json(self._path, self.content)
+            write_json(self._path, self.content, in_place=True)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):

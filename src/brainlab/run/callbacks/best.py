@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from brainlab.errors import InvalidValue
 from brainlab.run.callbacks.last import STATE_KEY
-from brainlab.run.checkpoint import publish
+from brainlab.run.checkpoint import publish, writing
 
 __all__ = ["BestCheckpoint"]
 
@@ -81,6 +81,7 @@ class BestCheckpoint(Checkpoint):
             content.pop(part, None)
         content[STATE_KEY] = {**self.context, "score": self.score, "metric": self.metric, "best_epoch": self.epoch}
         temporary = folder / ".best.ckpt.tmp"
-        trainer.strategy.save_checkpoint(content, temporary)
+        with writing(temporary, folder / "best.ckpt"):
+            trainer.strategy.save_checkpoint(content, temporary)
         if trainer.is_global_zero:
             publish(temporary, folder / "best.ckpt")

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from brainlab.data.sampling import set_epoch
 from brainlab.errors import InvalidValue
-from brainlab.run.checkpoint import plain, publish, random_state, restore_random_state
+from brainlab.run.checkpoint import plain, publish, random_state, restore_random_state, writing
 
 __all__ = ["STATE_KEY", "LastCheckpoint"]
 
@@ -154,7 +154,8 @@ class LastCheckpoint(Checkpoint):
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / ".last.ckpt.tmp"
         try:
-            trainer.save_checkpoint(temporary, weights_only=False)
+            with writing(temporary, folder / "last.ckpt"):
+                trainer.save_checkpoint(temporary, weights_only=False)
         finally:
             self._saving = None
         if trainer.is_global_zero:
