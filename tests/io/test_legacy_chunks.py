@@ -248,10 +248,11 @@ def deep(levels):
         ("pos_3d", "x"), ("pos_3d", [[0.1], [0.1, 0.2], [0.3]]), ("pos_3d", 7), ("ori_3d", [["a", "b", "c"]] * 3),
         ("mulaw_mu", "a"), ("mulaw_mu", [1]), ("mulaw_scale", "a"), ("mulaw_scale", deep(3)), ("max_abs", {"a": 1}),
         ("predictor_kind", 5), ("bad_channels", 5), ("bad_channels", "MEG0111"), ("bad_channels", [None]),
+        ("bad_channels", ["MEG0111", "zz"]), ("ch_names", ["a", "b", "a"]),
         ("scalers", 5), ("scalers", {"centre": [0.0], "scale": [1.0], "unit": "T"}), ("pos_2d", deep(3000)),
     ],
 )  # fmt: skip
-def test_an_entry_of_a_wrong_type_is_one_sentence_with_file_and_costs_nothing_of_the_others(tmp_path, entry, value):
+def test_an_entry_that_cannot_be_is_one_sentence_with_file_and_costs_nothing_of_the_others(tmp_path, entry, value):
     write_chunks(tmp_path / "tree/good", np.ones((3, 8)), 10.0, NAMES, [1, 1, 1], POS_2D)
     save(tmp_path / "tree/wrong/0.npy", chunk(np.ones((3, 8)), **{entry: value}))
     rows = convert_chunk_tree(tmp_path / "tree", tmp_path / "store", on_error="skip")

@@ -178,6 +178,13 @@ def read_chunk_session(name: str, files: list[Path]) -> ChunkSession:
         raise InvalidFile(
             "chunk", here, f"expected {len(names)} rows of channels and at most one of events, not {n_rows}"
         )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidFile("chunk", here, f"expected every name in ch_names once, found {', '.join(twice)} repeatedly")
+    bads = tuple(first.get("bad_channels") or ())
+    strange = [name for name in bads if name not in names]
+    if strange:  # bad channels are rows of zeros: one without a row means that names and rows have come apart
+        raise InvalidFile("chunk", here, f"expected names of ch_names as bad_channels, found {', '.join(strange)[:60]}")
     if not starts[-1]:
         raise InvalidFile("chunk", here, "expected samples, the session holds none")
     if first["data"].dtype.kind != "f":
@@ -199,7 +206,7 @@ def read_chunk_session(name: str, files: list[Path]) -> ChunkSession:
         sfreq_hz=float(first["sfreq"]),
         channels=_channels(first, names, here),
         has_events=n_rows == len(names) + 1,
-        bads=tuple(first.get("bad_channels") or ()),
+        bads=bads,
         facts={key: value for key, value in facts.items() if key not in ("pos_3d", "ori_3d")},
         notes=tuple(notes),
     )
