@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -210,9 +211,13 @@ def test_samples_shared_by_two_stores_are_guarded_in_both_and_not_hashed_again(t
     assert {Path(name).name for name in hashed} == {"index.json"}
     assert (source / "00000.f32").stat().st_ino == (united / "00000.f32").stat().st_ino
     overwrite(source / "00000.f32", np.float32(np.nan).tobytes())
-    for kind, build in (("one", one), ("united", union)):
-        with pytest.raises(InvalidFile, match=rf"{kind}/.*00000\.f32.*delete the folder"):
+    for kind, build, here, other in (("one", one, source, united), ("united", union, united, source)):
+        with pytest.raises(InvalidFile, match=rf"{here}/00000\.f32: .*delete the folder {here} and {other} and run"):
             cache.get(kind, {}, {}, build)
+    for folder in (source, united):
+        shutil.rmtree(folder)
+    assert cache.get("one", {}, {}, one) == source
+    assert cache.get("united", {}, {}, union) == united
 
 
 def test_a_result_in_a_read_only_root_is_read(tmp_path):

@@ -256,13 +256,26 @@ def _check_files(folder: Path) -> None:
             raise InvalidFile(
                 "cached file", folder / name,
                 f"expected the content that was written (sha256 {expected[:12]}…), found other (sha256 {sha[:12]}…)",
-                hint=hint,
+                hint=hint.replace(f"{folder}", " and ".join(map(str, _sharing(folder, name)))),
             )  # fmt: skip
     manifest["contents"] |= {name: (written[name][0], at) for name, at in touched.items()}
     try:
         write_atomically(manifest_path, json.dumps(manifest, indent=1, sort_keys=True))
     except OSError as error:  # a cache that others own is hashed at each start
         log.debug("The new times of %s were not remembered: %s", folder, error)
+
+
+def _sharing(folder: Path, name: str) -> list[Path]:
+    """This result and the others whose files are links to the same data: all of them are damaged."""
+    number, others = (folder / name).stat().st_ino, []
+    if (folder / name).stat().st_nlink > 1:
+        manifests = sorted(folder.parents[1].glob(f"[!.]*/[!.]*/{_MANIFEST}"))
+        others = [
+            found.parent
+            for found in manifests
+            if found.parent != folder and any(path.lstat().st_ino == number for path in found.parent.rglob("*"))
+        ]
+    return [folder, *others]
 
 
 def fingerprint_files(paths: Iterable[Path | str], root: Path | str, *, memo: Path | str | None = None) -> str:
