@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,18 @@ def test_the_report_says_first_what_was_found_and_which_way_is_good(tmp_path: Pa
     assert text.index('class="number"') < verdict < text.index("<h2>Metrics</h2>") < text.index("A long table")
     assert words in text
     assert re.search(r'<td colspan="5">what it is</td>', text)
+
+
+@pytest.mark.parametrize(
+    ("program", "shown"), [("brainlab", "brainlab"), ("site-packages/brainlab/__main__.py", "python -m brainlab")]
+)
+def test_the_command_of_a_run_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, shown: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / program), "model.lr=0.1", "data.root=/my files"])
+    with pytest.raises(RuntimeError, match="planned failure"):
+        execute(tiny_config(tmp_path, "model.fail_at_step=1"), folder=tmp_path / "run")
+    assert (tmp_path / "run" / "cmd.txt").read_text() == f"{shown} model.lr=0.1 'data.root=/my files'\n"
 
 
 def test_a_failed_run_says_so_once_and_keeps_its_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
