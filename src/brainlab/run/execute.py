@@ -279,7 +279,7 @@ def _write_down(cfg: DictConfig, run: Run) -> dict[str, Any]:
     directory = run.directory
     program = Path(sys.argv[0]).name
     # With ``python -m`` it is a file of the package, which does not run by that name.
-    command = shlex.join([*(("python", "-m", "brainlab") if program == "__main__.py" else (program,)), *sys.argv[1:]])
+    command = shlex.join(["brainlab" if program == "__main__.py" else program, *sys.argv[1:]])
     if not directory.resolved.exists():
         directory.write("cmd.txt", command + "\n")
     facts = environment(directory)
