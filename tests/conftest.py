@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +35,24 @@ def golden_dir() -> Path:
 def real_data_dir() -> Path:
     """The folder of small real recordings."""
     return _folder("BRAINLAB_REAL_DATA")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system of the size that it is called with, such as ``"2m"``; a second call changes the size."""
+    if shutil.which("mount") is None:
+        pytest.skip("needs mount")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def resize(size: str) -> Path:
+        what = "remount," if os.path.ismount(folder) else ""
+        words = ["mount", "-t", "tmpfs", "-o", f"{what}size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"mounting a small file system is not permitted here: {done.stderr.strip()}")
+        return folder
+
+    yield resize
+    if os.path.ismount(folder):
+        subprocess.run(["umount", str(folder)], check=True)

@@ -290,26 +290,6 @@ def test_a_truncated_result_in_the_cache_says_what_to_delete(brainlab, tree, tmp
     assert brainlab(*PREPARE, *roots(tree)).code == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def resize(size: str) -> Path:
-        what = "remount," if os.path.ismount(folder) else ""
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"{what}size={size}", "tmpfs", str(folder)], capture_output=True, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"mounting a small file system is not permitted here: {done.stderr.strip()}")
-        return folder
-
-    yield resize
-    if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
 @pytest.mark.parametrize("size", ["3m", "7m"])  # full while samples, and while records are written
 def test_a_full_disk_leaves_nothing_and_the_same_command_works_after_it_has_room(brainlab, tree, small_disk, size):
     cache = small_disk(size)

@@ -5,10 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from launch import tiny_config
@@ -20,25 +16,6 @@ from brainlab.run.directory import RunDirectory, without_room, write_json
 from brainlab.run.execute import execute
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def resize(size: str) -> Path:
-        what = "remount," if os.path.ismount(folder) else ""
-        words = ["mount", "-t", "tmpfs", "-o", f"{what}size={size}", "tmpfs", str(folder)]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"mounting a small file system is not permitted here: {done.stderr.strip()}")
-        return folder
-
-    yield resize
-    if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on_when_there_is_room(tmp_path, small_disk):
     run = small_disk("2m") / "run"
     cfg = tiny_config(tmp_path, "model.width=200000")  # its checkpoints take more

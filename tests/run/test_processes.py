@@ -118,5 +118,5 @@ def test_a_process_that_fails_leaves_its_group_before_it_ends(tmp_path: Path) ->
         timeout=400,
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "no step today" in done.stdout
+    assert "no step today" in done.stderr
     assert "still in a group: False" in done.stdout

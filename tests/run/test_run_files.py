@@ -147,6 +147,17 @@ def test_a_failed_run_says_so_once_and_keeps_its_traceback(tmp_path: Path, caplo
     assert client.get_run((tmp_path / "run" / "mlflow_run_id").read_text().strip()).info.status == "FAILED"
 
 
+def test_what_a_run_says_goes_to_stdout_and_why_it_failed_to_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RuntimeError, match="planned failure"):
+        execute(tiny_config(tmp_path, "model.fail_at_step=1"), folder=tmp_path / "run")
+    shown = capfd.readouterr()
+    assert "run failed: RuntimeError: planned failure" in shown.err
+    assert f"run directory: {tmp_path / 'run'}" in shown.out
+    assert "run failed" not in shown.out
+
+
 def test_a_tracker_that_fails_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def start(self, info: RunInfo, history: list) -> None: ...

@@ -72,12 +72,7 @@ def covariance_matrices(
     figure, axes = new_figure(1, n, width=3.5 * n + 0.8, height=3.7, squeeze=False)
     real = next(iter(matrices.values()))
     limit = float(np.quantile(np.abs(real), 0.99)) or 1.0
-    image: Any = None
-    for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
-        image = axis.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
-        axis.set_title(line_word(name), fontsize=11)
-    figure.colorbar(image, ax=axes[0].tolist(), shrink=0.8, label="covariance")
+    _draw_matrices(axes[0], {line_word(name): each for name, each in matrices.items()}, "covariance", -limit, limit)
     figure.suptitle(f"Covariance of the channels, {source_text(source)}", fontsize=13)
     return save_figure(figure, path)
 
@@ -113,13 +108,8 @@ def coherence_panel(
         axes[0, 0].set_ylim(max(0.0, np.nanmin(shown) - margin), min(1.0, np.nanmax(shown) + margin))
     label_axes(axes[0, 0], "mean over pairs of channels", "frequency (Hz)", "coherence")
     shared_legend(figure, axes[0, :1], columns=5)
-    image: Any = None
-    for axis, (name, matrix) in zip(axes[0, 1:], matrices.items(), strict=True):
-        image = axis.imshow(matrix, cmap=SEQUENTIAL, vmin=0, vmax=1, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
-        axis.set_title(f"{line_word(name)}, {band}", fontsize=11)
-    if image is not None:
-        figure.colorbar(image, ax=axes[0, 1:].tolist(), shrink=0.8, label="coherence")
+    titled = {f"{line_word(name)}, {band}": each for name, each in matrices.items()}
+    _draw_matrices(axes[0, 1:], titled, "coherence", 0.0, 1.0)
     figure.suptitle(f"Coherence of the channels, {source_text(source)}", fontsize=13)
     return save_figure(figure, path)
 
@@ -205,6 +195,20 @@ def spectrograms(
     figure.colorbar(image, ax=axes[:, 0].tolist(), label="power (dB)")
     figure.suptitle(f"{title}, {source_text(source)}", fontsize=13)
     return save_figure(figure, path)
+
+
+def _draw_matrices(
+    axes: np.ndarray, titled: Mapping[str, Float[np.ndarray, "channel channel"]], quantity: str, low: float, high: float
+) -> None:
+    """One matrix of channel pairs on each axis, all on one colour scale; none where there is none."""
+    colours = SEQUENTIAL if low >= 0 else "RdBu_r"
+    image: Any = None
+    for axis, (title, matrix) in zip(axes, titled.items(), strict=True):
+        image = axis.imshow(matrix, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=11)
+    if image is not None:
+        image.figure.colorbar(image, ax=axes.tolist(), shrink=0.8, label=quantity)
 
 
 def _with_spread(values: Float[np.ndarray, "frequency context"]) -> Float[np.ndarray, "frequency drawn"]:

@@ -8,10 +8,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from brainlab.run.directory import RunDirectory, is_rank_zero
 
-__all__ = ["messages_to", "quiet_libraries"]
+__all__ = ["Console", "messages_to", "quiet_libraries"]
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -56,6 +57,24 @@ def quiet_libraries() -> None:
     logging.getLogger("py.warnings").setLevel(logging.WARNING)
 
 
+class Console(logging.StreamHandler[TextIO]):
+    """Shows messages on stdout and errors on stderr, so that what is redirected loses neither.
+
+    Args:
+        stream: takes the messages instead of stdout.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._messages = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record to the stream that is its own."""
+        # Looked up each time: both may have been redirected since.
+        self.stream = sys.stderr if record.levelno >= logging.ERROR else self._messages or sys.stdout
+        super().emit(record)
+
+
 @contextmanager
 def messages_to(run: RunDirectory) -> Iterator[None]:
     """Append log records to the run's ``brainlab.log`` and fatal crashes to its ``stderr.txt``.
@@ -64,9 +83,8 @@ def messages_to(run: RunDirectory) -> Iterator[None]:
     """
     root = logging.getLogger()
     added: list[logging.Handler] = []
-    shown = [handler for handler in root.handlers if isinstance(handler, logging.StreamHandler)]
-    if not any(handler.stream is sys.stdout for handler in shown if not isinstance(handler, logging.FileHandler)):
-        console = logging.StreamHandler(sys.stdout)
+    if not any(_is_shown(handler) for handler in root.handlers):
+        console = Console()
         console.setFormatter(logging.Formatter("%(message)s"))
         added.append(console)
     files = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
@@ -99,3 +117,10 @@ def messages_to(run: RunDirectory) -> Iterator[None]:
             root.removeHandler(handler)
             handler.close()
         root.setLevel(level)
+
+
+def _is_shown(handler: logging.Handler) -> bool:
+    """Whether someone at the terminal sees what the handler takes."""
+    if isinstance(handler, logging.FileHandler) or not isinstance(handler, logging.StreamHandler):
+        return False
+    return isinstance(handler, Console) or handler.stream is sys.stdout

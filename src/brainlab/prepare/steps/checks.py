@@ -251,8 +251,13 @@ def _spread(session: RawSession, rows: np.ndarray) -> np.ndarray:
     """Standard deviation per channel over at most 20 pieces of 1 s: enough to tell tesla from femtotesla."""
     rate, n = max(2, round(session.sfreq_hz)), session.n_samples
     starts = np.linspace(0, max(0, n - rate), min(20, max(1, n // rate)), dtype=int)
-    pieces = [session.samples[rows, start : start + rate].std(axis=1) for start in starts.tolist()]
-    return np.median(pieces, axis=0) if len(rows) else np.zeros(0)
+    spread = np.zeros((len(starts), len(rows)))
+    for number, start in enumerate(starts.tolist()):
+        piece = session.samples[rows, start : start + rate]  # a copy, because rows are numbered
+        piece -= piece.mean(axis=1, keepdims=True)
+        # A quarter of the time of np.std, which makes two more copies.
+        spread[number] = np.sqrt(np.einsum("ct,ct->c", piece, piece) / piece.shape[1])
+    return np.median(spread, axis=0)
 
 
 def _listed(names: Iterable[str]) -> str:
