@@ -334,6 +334,17 @@ def test_a_saved_split_in_time_must_fit_the_statistics(cache: Path, root: Path) 
         ready(cache, root, split="subject", split_file=str(early.split_path))
 
 
+def test_a_saved_split_in_time_has_room_for_the_present_window_and_tells_its_own_guard(cache: Path, root: Path) -> None:
+    settings: dict[str, Any] = {"split": "time", "fractions": [0.4, 0.3, 0.3]}
+    early = ready(cache, root, **settings, window_s=1.0, guard_s=1.0)
+    saved = {**settings, "split_file": str(early.split_path), "steps": {**STEPS, "scale": None}}
+    assert ready(cache, root, **saved, window_s=1.0, guard_s=2.0).describe()["guard_s"] == 1.0
+    with pytest.raises(
+        LeakError, match=r"data\.split_file=.*at least data\.window_s=2 .* found one of 1 s.*window_s=1 at"
+    ):
+        ready(cache, root, **saved, window_s=2.0, guard_s=2.0)
+
+
 def test_preparation_is_keyed_by_content_and_by_what_changes_samples(cache: Path, tmp_path: Path) -> None:
     write(tmp_path / "a_raw.fif", ["Cz"], 40)
     settings = {"split": "time", "fractions": [0.6, 0.2, 0.2]}

@@ -34,7 +34,7 @@ def describe(data: MixedRecordings) -> dict[str, Any]:
         "stride_s": data.stride / rate,
         "split": data.assignment.kind,
         "split_file": str(data.split_path),
-        **({"guard_s": data.guard_s} if data.split_kind == "time" else {}),
+        **({"guard_s": data.assignment.guard / rate} if data.assignment.kind == "time" else {}),
         "parts": _parts(data),
         "layout": {
             "kind": data.layout_kind,

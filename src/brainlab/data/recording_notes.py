@@ -65,11 +65,13 @@ def _filters(data: MixedRecordings) -> list[str]:
         if session.attrs.get("span") is not None:  # imported recordings went through none of these steps
             rate = session.attrs.get("sfreq_in_hz") or session.sfreq_hz
             reach = max(reach, look_ahead_s(source.steps, float(rate)))
-    if reach <= data.guard_s:
+    guard_s = data.assignment.guard / data.sfreq_hz
+    if reach <= guard_s:
         return []
+    guard = f"data.guard_s={guard_s:g}" if data.split_file is None else f"the guard of {guard_s:g} s in data.split_file"
     seconds = f"{reach:.1f} s" if reach != float("inf") else "the whole recording"
     return [
-        f"The filters of data.steps look {seconds} ahead, further than data.guard_s={data.guard_s:g}: a training"
+        f"The filters of data.steps look {seconds} ahead, further than {guard}: a training"
         " block ends with traces of the next part. phase: minimum for the filters, method: polyphase for resampling,"
         " or a longer guard keeps them apart."
     ]

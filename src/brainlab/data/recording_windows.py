@@ -23,7 +23,7 @@ from brainlab.data.windows import (
     regular_windows,
     samples_of,
 )
-from brainlab.errors import InvalidValue
+from brainlab.errors import InvalidValue, LeakError
 
 if TYPE_CHECKING:
     from brainlab.data.recordings import MixedRecordings
@@ -61,6 +61,7 @@ def assign(data: MixedRecordings) -> tuple[Assignment, dict[str, str]]:
 
     Raises:
         InvalidValue: if the file's kind of split is another, or no recording has room for all parts.
+        LeakError: if the file's blocks of one recording lie closer than a window is long.
     """
     members = [
         Member(s.name, str(s.attrs.get("subject", s.name)), str(s.attrs.get("dataset", "")), s.n_samples)
@@ -72,6 +73,13 @@ def assign(data: MixedRecordings) -> tuple[Assignment, dict[str, str]]:
             raise InvalidValue(
                 "data.split", data.split_kind,
                 f"expected time with a split in time, and only with one; data.split_file holds one by {found.kind}",
+            )  # fmt: skip
+        if found.kind == "time" and found.guard < data.n_samples:
+            has_s, needs_s = found.guard / data.sfreq_hz, data.n_samples / data.sfreq_hz
+            raise LeakError(
+                "data.split_file", data.split_file,
+                f"expected a guard of at least data.window_s={needs_s:g} between the parts of a recording, found one of"
+                f" {has_s:g} s", hint=f"data.window_s={has_s:g} at most, or data.split_file=null, which draws another",
             )  # fmt: skip
         return found, {m.name: "no part in data.split_file" for n, m in enumerate(members) if not any(
             found.rows[part][n] for part in PARTS)}  # fmt: skip
