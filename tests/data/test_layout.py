@@ -16,6 +16,8 @@ from brainlab.data.layout import (
     position_layout,
 )
 from brainlab.errors import InvalidValue
+from brainlab.io.legacy_chunk_writer import write_chunks
+from brainlab.io.legacy_chunks import convert_chunk_tree
 from brainlab.io.recording import Channel
 from brainlab.io.store import Store, StoreWriter
 
@@ -130,6 +132,49 @@ def test_one_name_for_two_electrodes_is_refused_or_kept_apart_but_never_averaged
     assert [places.tolist() for places in layout.places] == [[0, 1], [0, 1], [2, 1]]
     assert channel_sets(store.sessions) == [0, 0, 1]
     assert canonical_layout(store.sessions[:2]).channels[0].position == pytest.approx((0.005, 0.005, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("system", "kind", "n_channels"),
+    [
+        ("ctf275", "mag", 1), ("vectorview306", "grad", 1), ("neuromag122", "grad", 1), ("artemis123", "mag", 1),
+        ("ctf275", "eeg", 2), ("eeg", "seeg", 2), ("opm", "mag", 2), ("kit", "mag", 2), ("bti", "mag", 2),
+        ("meg", "mag", 2), ("other", "ref_meg", 2), ("eeg", "eog", 1), ("other", "parcel", 1),
+    ],
+)  # fmt: skip
+def test_places_count_only_where_the_name_does_not_tell_the_sensor(
+    tmp_path: Path, system: str, kind: str, n_channels: int
+) -> None:
+    channels = [[Channel("A1", kind, (0.0, 0.0, z))] for z in (0.05, 0.09)]
+    store = written(tmp_path, [("a", system, channels[0]), ("b", system, channels[1])])
+    assert canonical_layout(store.sessions, merge=False).n_channels == n_channels
+    assert len(set(channel_sets(store.sessions))) == n_channels
+    if n_channels == 1:
+        assert canonical_layout(store.sessions).channels[0].position == pytest.approx((0.0, 0.0, 0.07))
+    else:
+        with pytest.raises(InvalidValue, match=r"channel=A1: .* 4 cm apart in a and b"):
+            canonical_layout(store.sessions)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_imported_chunks_of_two_helmets_are_one_layout_without_duplicates(
+    golden: dict, tmp_path: Path, merge: bool
+) -> None:
+    for entry in golden["tree"]:
+        folder = tmp_path / entry["dataset"] / entry["session"]
+        data = np.ones((len(entry["ch_names"]), sum(entry["lengths"])))
+        places = {key: entry[key] for key in ("pos_3d", "ori_3d") if entry[key] is not None}
+        write_chunks(folder, data, 100.0, entry["ch_names"], entry["ch_types"], entry["pos_2d"], extra=places)
+    sessions = []
+    for dataset in ("alpha", "beta"):
+        convert_chunk_tree(tmp_path / dataset, tmp_path / f"store_{dataset}")
+        sessions += Store(tmp_path / f"store_{dataset}").sessions
+    layout = canonical_layout(sessions, merge=merge)
+    assert [(system, channel.name) for system, channel in zip(layout.systems, layout.channels, strict=True)] == [
+        *(("ctf275", name) for name in golden["tree"][0]["ch_names"]),
+        ("vectorview306", "MEG0111"), ("vectorview306", "MEG0112"),
+    ]  # fmt: skip
+    assert [channel.kind for channel in layout.channels[-2:]] == ["mag", "grad"]
 
 
 def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:

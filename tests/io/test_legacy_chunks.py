@@ -105,6 +105,29 @@ def test_types_positions_and_directions_are_the_true_ones(tree):
     assert first.facts["residual_scale"] == 1.0
 
 
+def test_a_vectorview_name_decides_the_type_whatever_number_the_file_gives(tmp_path):
+    names = ["MEG0111", "MEG 0112", "MEG0113", "MEG01134", "EEG001"]
+    write_chunks(tmp_path / "s", np.ones((5, 8)), 10.0, names, [2, 2, 502, 1, 2], np.zeros((5, 2)))
+    (session,) = read_chunk_tree(tmp_path)
+    assert [channel.kind for channel in session.channels] == ["mag", "grad", "grad", "mag", "eeg"]
+
+
+@pytest.mark.parametrize(
+    ("names", "types", "system"),
+    [
+        (["MLC11", "MRT21-2908", "EEG001"], [1, 1, 2], "ctf275"),
+        (["MEG0111", "MEG0112"], [1, 2], "vectorview306"),
+        (["MLC11", "MEG0111"], [1, 1], ""),
+        (["A1", "MLC11"], [1, 1], ""),
+        (["Cz", "Pz"], [2, 2], ""),
+    ],
+)  # fmt: skip
+def test_names_tell_the_system_where_all_magnetic_sensors_agree(tmp_path, names, types, system):
+    write_chunks(tmp_path / "tree/s", np.ones((len(names), 8)), 10.0, names, types, np.zeros((len(names), 2)))
+    convert_chunk_tree(tmp_path / "tree", tmp_path / "store")
+    assert Store(tmp_path / "store").sessions[0].attrs["system"] == system
+
+
 def test_a_store_keeps_borders_events_and_bads_apart_from_the_samples(tree, tmp_path):
     root, data, _ = tree
     rows = convert_chunk_tree(root, tmp_path / "store")

@@ -1,9 +1,9 @@
 """One order of channels for recordings that differ in theirs.
 
 Two sensors are one where the system, the name and the type agree: channels of two systems are never merged, however
-near they lie, and jitter of a position does not make a second channel. EEG has no system to tell caps by, and the A1 of
-one cap is another electrode than the A1 of the next: sensors of one name that lie centimetres apart stay two. What a
-recording lacks is filled with zeros and marked as absent.
+near they lie, and no place makes a second channel of a known helmet's. Caps, and helmets that are put together anew for
+every head, have no system to tell them by, and the A1 of one cap is another electrode than the A1 of the next: there,
+sensors of one name that lie centimetres apart stay two. What a recording lacks is filled with zeros and marked as absent.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ __all__ = [
 _PLANAR_STEPS = 1e4
 # Digitised positions of one electrode differ by a centimetre or two among heads and placements, those of two by more.
 _SAME_PLACE_M = 0.03
+_ELECTRODES = ("eeg", "ecog", "seeg", "dbs")
+_MAGNETIC = ("mag", "grad", "ref_meg")
+# Helmets of which there is one model: a name is one sensor of it, wherever the head lay.
+_HELMETS = ("ctf275", "vectorview306", "neuromag122", "artemis123")
 
 Key = tuple[str, str, str, int]
 
@@ -50,6 +54,11 @@ def _key(system: str, channel: Channel) -> tuple[str, str, str]:
     return system, name, channel.kind
 
 
+def _named_by_system(system: str, channel: Channel) -> bool:
+    """Whether a name is one sensor in all recordings of the system, at whatever place."""
+    return channel.kind not in _ELECTRODES and (channel.kind not in _MAGNETIC or system in _HELMETS)
+
+
 def _keys(sessions: Sequence[Session], refuse: bool) -> list[list[Key]]:
     """Per session the key of each of its channels; the last part counts places that one name has."""
     places: dict[tuple[str, str, str], list[tuple[tuple[float, ...], str]]] = {}
@@ -60,7 +69,7 @@ def _keys(sessions: Sequence[Session], refuse: bool) -> list[list[Key]]:
         for channel in session.channels:
             base = _key(system, channel)
             here, known = channel.position, places.setdefault(base, [])
-            if here is None or not np.isfinite(here).all():
+            if _named_by_system(system, channel) or here is None or not np.isfinite(here).all():
                 keys.append((*base, 0))
                 continue
             apart = [math.dist(here, place) for place, _ in known]
@@ -119,12 +128,12 @@ def canonical_layout(sessions: Sequence[Session], merge: bool = True) -> Channel
 
     Args:
         sessions: of one store.
-        merge: sensors of one key are meant to be one. Without, those that lie more than 3 cm apart have rows of their
-            own, for batches that hold one channel set each.
+        merge: sensors of one key are meant to be one. Without, electrodes and sensors of no known helmet that lie
+            more than 3 cm apart have rows of their own, for batches that hold one channel set each.
 
     Raises:
-        InvalidValue: if a session has two channels of one key, or, to be merged, two sessions have one at places
-            that lie more than 3 cm apart.
+        InvalidValue: if a session has two channels of one key, or, to be merged, two sessions have such a sensor at
+            places that lie more than 3 cm apart.
     """
     seen: dict[Key, list[Channel]] = {}
     places = _keys(sessions, refuse=merge)

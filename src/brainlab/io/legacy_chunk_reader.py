@@ -10,6 +10,7 @@ segment of its session.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ _NEEDED = ("data", "ch_names", "ch_types", "sfreq")
 _KNOWN = (*_NEEDED, "pos_2d", "pos_3d", "ori_3d", "session", "bad_channels")
 # Numbers are FIFF's channel kinds; they do not tell gradiometers from magnetometers.
 _BY_NUMBER = {1: "mag", 2: "eeg", 3: "stim", 202: "eog", 301: "ref_meg", 302: "emg", 402: "ecg", 502: "misc"}
+# Names that tell the helmet; Vectorview's end in 1 for a magnetometer, in 2 and 3 for the planar gradiometers there.
+_VECTORVIEW = re.compile(r"MEG ?\d{3}([123])")
+_CTF = re.compile(r"M[LRZ][CFOPT]\d{2}(-\w+)?")
 _SCALES = ("mulaw_scale", "max_abs")
 _DEEPEST = 8
 # Beyond any unit of a brain's signal: what a damaged file, or one of another kind, holds.
@@ -57,6 +61,13 @@ class ChunkSession:
     def n_samples(self) -> int:
         """Samples of all chunks together."""
         return self.starts[-1]
+
+    @property
+    def system(self) -> str:
+        """The sensor system, where the names of all magnetic sensors tell it; else empty."""
+        names = [channel.name for channel in self.channels if channel.kind in ("mag", "grad")]
+        known = (("ctf275", _CTF), ("vectorview306", _VECTORVIEW))
+        return next((system for system, pattern in known if names and all(map(pattern.fullmatch, names))), "")
 
     @property
     def segments(self) -> list[list[int]]:
@@ -326,12 +337,10 @@ def _channels(chunk: dict[str, Any], names: list[str], path: Path) -> tuple[Chan
 def _kind(name: str, kind: Any) -> str:
     if isinstance(kind, str):
         return kind
-    found = _BY_NUMBER.get(int(kind), "misc")
-    # Vectorview names end in 1 for the magnetometer of a place, 2 and 3 for its two planar gradiometers.
-    digits = name.removeprefix("MEG").strip()
-    if found == "mag" and name.startswith("MEG") and len(digits) == 4 and digits.isdigit() and digits[-1] in "23":
-        return "grad"
-    return found
+    # Some files number the types in another way: a name that tells the sensor is the better witness.
+    if (sensor := _VECTORVIEW.fullmatch(name)) is not None:
+        return "mag" if sensor[1] == "1" else "grad"
+    return _BY_NUMBER.get(int(kind), "misc")
 
 
 def _rows(values: Any, n_rows: int, name: str, path: Path) -> list[Any]:

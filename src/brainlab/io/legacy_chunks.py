@@ -86,7 +86,8 @@ def _convert(session: ChunkSession, subject: str, writer: StoreWriter) -> dict[s
     facts = {
         "n_channels": len(session.channels), "sfreq_hz": rate, "sfreq_in_hz": rate,
         "duration_s": round(session.n_samples / rate, 3), "usable_s": round(session.n_samples / rate, 3),
-        "n_events": len(events), "system": "", "bads": list(session.bads), "interpolated": [], "dropped": {},
+        "n_events": len(events), "system": session.system,
+        "bads": list(session.bads), "interpolated": [], "dropped": {},
         "steps": [{"step": "import_chunks", "chunks": len(session.files)}], "warnings": list(session.notes),
     }  # fmt: skip
     names = {
