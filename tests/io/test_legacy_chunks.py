@@ -157,7 +157,7 @@ def test_scalers_of_the_chunks_are_kept(tmp_path):
     assert attrs["scalers"] == {"centre": [0.0] * 3, "scale": [2e-12] * 3, "unit": "T"}
 
 
-def test_mu_law_codes_are_decoded_with_their_scale_and_refused_without(tmp_path):
+def test_mu_law_codes_are_decoded_with_their_scale_and_refused_where_they_cannot_be(tmp_path):
     values = np.linspace(-1, 1, 48).reshape(3, 16)
     codes = np.floor((np.sign(values) * np.log1p(255 * np.abs(values)) / np.log(256) + 1) / 2 * 255 + 0.5)
     codes = codes.astype(np.uint8)
@@ -168,14 +168,28 @@ def test_mu_law_codes_are_decoded_with_their_scale_and_refused_without(tmp_path)
     np.testing.assert_allclose(session.read(0, 16), 4 * values, rtol=0.03, atol=1e-3)
     assert session.conditions() == [[8, 16, 208]]
     for name, content, reason in (
-        ("no-scale", chunk(codes, mulaw_mu=255), "mulaw_scale"),
         ("no-mu", chunk(codes), "mulaw_mu"),
         ("predictor", chunk(codes, mulaw_mu=255, mulaw_scale=4.0, predictor_kind="ar1"), "predictor"),
+        ("residuals", chunk(codes, mulaw_mu=255, predictor_kind="ar1", residual_scale=0.5), "predictor"),
     ):
         save(tmp_path / name / "s/0.npy", content)
         with pytest.raises(InvalidFile, match=reason) as error:
             read_chunk_tree(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+def test_mu_law_codes_without_their_scale_are_decoded_between_minus_1_and_1_with_a_note(tmp_path):
+    codes = np.array([[0, 128, 255]] * 3, dtype=np.uint8)
+    entries = {"mulaw_mu": 255, "mulaw_mse": 1e-4, "predictor_kind": None, "residual_scale": 1.0}
+    scalers = {"centre": np.zeros(3), "scale": np.full(3, 2e-12), "unit": "T"}
+    save(tmp_path / "tree/s/0.npy", chunk(codes, **entries, scalers=scalers))
+    (row,) = convert_chunk_tree(tmp_path / "tree", tmp_path / "store")
+    assert len(row["warnings"]) == 1
+    assert "scale of its mu-law codes is not in its chunks" in row["warnings"][0]
+    store = Store(tmp_path / "store")
+    np.testing.assert_allclose(store.read(0), [[-1.0, 8.6e-5, 1.0]] * 3, atol=1e-6)
+    assert {channel.unit for channel in store.sessions[0].channels} == {""}
+    assert store.sessions[0].attrs["scalers"] is None  # they count from amplitudes that nobody knows
 
 
 class Calls:

@@ -2,8 +2,8 @@
 
 Two sensors are one where the system, the name and the type agree: channels of two systems are never merged, however
 near they lie, and no place makes a second channel of a known helmet's. Caps, and helmets that are put together anew for
-every head, have no system to tell them by, and the A1 of one cap is another electrode than the A1 of the next: there,
-sensors of one name that lie centimetres apart stay two. What a recording lacks is filled with zeros and marked as absent.
+every head, have no system to tell them by, and the A1 of one is another sensor than the A1 of the next: there, those of
+one name that lie centimetres apart stay two. What a recording lacks is filled with zeros and marked as absent.
 """
 
 from __future__ import annotations

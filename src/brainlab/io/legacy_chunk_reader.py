@@ -23,7 +23,7 @@ from brainlab.errors import InvalidFile
 from brainlab.io.recording import Channel, Recording
 from brainlab.io.safe_pickle import load_npy
 
-__all__ = ["ChunkSession", "chunk_folders", "read_chunk_session", "read_chunk_tree"]
+__all__ = ["LOST_SCALE", "ChunkSession", "chunk_folders", "read_chunk_session", "read_chunk_tree"]
 
 _IGNORED = ("events", "session_")
 _NEEDED = ("data", "ch_names", "ch_types", "sfreq")
@@ -34,6 +34,7 @@ _BY_NUMBER = {1: "mag", 2: "eeg", 3: "stim", 202: "eog", 301: "ref_meg", 302: "e
 _VECTORVIEW = re.compile(r"MEG ?\d{3}([123])")
 _CTF = re.compile(r"M[LRZ][CFOPT]\d{2}(-\w+)?")
 _SCALES = ("mulaw_scale", "max_abs")
+LOST_SCALE = "the scale of its mu-law codes is not in its chunks: samples are between -1 and 1 and have no unit"
 _DEEPEST = 8
 # Beyond any unit of a brain's signal: what a damaged file, or one of another kind, holds.
 _LARGEST = 1e10
@@ -75,10 +76,10 @@ class ChunkSession:
         return [[start, stop] for start, stop in zip(self.starts, self.starts[1:], strict=False)]
 
     def read(self, start: int, stop: int) -> Float[np.ndarray, "channel time"]:
-        """Samples ``start`` to ``stop`` (excluded), in the chunks' own unit.
+        """Samples ``start`` to ``stop`` (excluded), in the chunks' own unit; codes whose scale is lost in [-1, 1].
 
         Raises:
-            InvalidFile: if a chunk cannot be read safely, or holds codes without their scale.
+            InvalidFile: if a chunk cannot be read safely.
         """
         pieces = [self._decoded(rows, path)[: len(self.channels)] for rows, path, _ in self._pieces(start, stop)]
         return np.concatenate(pieces, axis=1) if pieces else np.zeros((len(self.channels), 0))
@@ -130,12 +131,10 @@ class ChunkSession:
         if rows.dtype.kind == "f":
             return rows
         mu, scale = self.facts.get("mulaw_mu"), _scale(self.facts)
-        if not mu or scale is None:
-            raise InvalidFile(
-                "chunk", path, f"expected samples or mu-law codes with mulaw_mu and {_SCALES[0]}, found {rows.dtype}"
-            )
+        if not mu:
+            raise InvalidFile("chunk", path, f"expected samples or mu-law codes with mulaw_mu, found {rows.dtype}")
         y = 2.0 * rows / float(mu) - 1.0
-        return np.sign(y) * ((1.0 + float(mu)) ** np.abs(y) - 1.0) / float(mu) * scale
+        return np.sign(y) * ((1.0 + float(mu)) ** np.abs(y) - 1.0) / float(mu) * (1.0 if scale is None else scale)
 
 
 def read_chunk_tree(root: Path | str) -> list[ChunkSession]:
@@ -201,7 +200,9 @@ def read_chunk_session(name: str, files: list[Path]) -> ChunkSession:
     if first["data"].dtype.kind != "f":
         _expect_decodable(first, here)
         scale = _scale(first)
-        if scale is not None and scale.ndim and len(scale) not in (1, n_rows):
+        if scale is None:
+            notes.append(LOST_SCALE)
+        elif scale.ndim and len(scale) not in (1, n_rows):
             raise InvalidFile("chunk", here, f"expected one scale or {n_rows}, one per row, found {len(scale)}")
     if first.get("scalers") is not None and {len(first["scalers"][key]) for key in ("centre", "scale")} != {len(names)}:
         raise InvalidFile("chunk", here, f"expected scalers of {len(names)} channels")
@@ -308,10 +309,10 @@ def _expect_decodable(chunk: dict[str, Any], path: Path) -> None:
             "chunk", path, f"expected samples, found residuals of the predictor {chunk['predictor_kind']!r}",
             hint="residuals were clipped when they were written, so the samples cannot be recovered",
         )  # fmt: skip
-    if chunk.get("mulaw_mu") is None or _scale(chunk) is None:
+    if chunk.get("mulaw_mu") is None:
         raise InvalidFile(
-            "chunk", path, f"expected mu-law codes with mulaw_mu and the {_SCALES[0]} they were divided by",
-            hint="the scale is not in the codes: import the float chunks they were made from",
+            "chunk", path, "expected mu-law codes with mulaw_mu",
+            hint="without it nobody knows what the codes mean: import the float chunks they were made from",
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from brainlab.errors import InvalidFile, InvalidValue
-from brainlab.io.legacy_chunk_reader import ChunkSession, chunk_folders, read_chunk_session
+from brainlab.io.legacy_chunk_reader import LOST_SCALE, ChunkSession, chunk_folders, read_chunk_session
 from brainlab.io.store import StoreWriter
 
 __all__ = ["convert_chunk_tree", "is_chunk_tree"]
@@ -97,7 +97,7 @@ def _convert(session: ChunkSession, subject: str, writer: StoreWriter) -> dict[s
     attrs = {
         # Nobody knows which samples the older system took its statistics from.
         **names, **facts, "segments": session.segments, "span": None, "statistics": "unknown",
-        "scalers": session.facts.get("scalers"), "conditions": conditions,
+        "scalers": None if LOST_SCALE in session.notes else session.facts.get("scalers"), "conditions": conditions,
         "legacy": session.facts,
     }  # fmt: skip
     writer.add_session(session.name, session.recording(), events=events, attrs=attrs)
