@@ -65,6 +65,17 @@ def test_loss_and_scores_are_those_of_the_logits(arrangement, tie_heads):
     assert torch.equal(right, logits.argmax(-1) == targets)
 
 
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+@pytest.mark.parametrize("n_frames", [5, 6])
+def test_prediction_of_the_last_frames_is_the_end_of_all(arrangement, n_frames):
+    model, known = network(arrangement), codes(n_frames)
+    end, last = model.prediction(known, last_frames=3), known[:, -3:]
+    assert torch.equal(end.targets, model._arranged(last))
+    rows = model.scores(known)[0].view(end.targets.shape[0], -1)  # a sequence of the arrangement each
+    assert torch.allclose(end.scores().nats, rows[:, -end.targets.shape[1] :], atol=1e-5)
+    assert torch.allclose(end.loss(), end.scores().nats.mean(), atol=1e-5)
+
+
 @pytest.mark.parametrize("block", [2, 3, 6])
 def test_a_block_predicts_that_many_tokens_ahead_from_nothing_later(block):
     model, known = network(block=block), codes(5)

@@ -102,6 +102,22 @@ def test_class_of_a_frame_changes_its_prediction_and_later_ones_only():
     assert touched[8]
 
 
+def test_classes_may_have_an_axis_of_one_channel():
+    network = build(n_classes=3)
+    codes = codes_of(network)
+    classes = torch.randint(3, (2, 30), generator=torch.Generator().manual_seed(1))
+    read = classes[:, :20]
+    assert torch.equal(network(codes, condition=read[:, None])[0], network(codes, condition=read)[0])
+    assert torch.equal(network.loss(codes, condition=read[:, None]), network.loss(codes, condition=read))
+    assert torch.equal(network.scores(codes, read[:, None])[0], network.scores(codes, read)[0])
+    both = [
+        network.generate(codes, 10, Sampler("argmax"), condition=x, max_frames=15) for x in (classes, classes[:, None])
+    ]
+    assert torch.equal(*both)
+    with pytest.raises(ShapeMismatch, match=r"condition.*\(2, 20\) or \(2, 1, 20\)"):
+        network(codes, condition=read[:, None].expand(-1, 2, -1))
+
+
 def test_loss_is_the_mean_cross_entropy_and_scores_are_its_parts():
     network = build(n_levels=2)
     codes = codes_of(network)
@@ -113,6 +129,17 @@ def test_loss_is_the_mean_cross_entropy_and_scores_are_its_parts():
     assert torch.equal(right, logits.argmax(dim=-1) == targets)
     corrupted = (codes + 1) % network.vocab_size
     assert not torch.allclose(network.loss(codes, corrupted), network.loss(codes))
+
+
+def test_prediction_of_the_last_frames_is_the_end_of_all():
+    network = build(n_levels=2)
+    codes = codes_of(network)
+    whole, end = network.prediction(codes), network.prediction(codes, last_frames=8)
+    assert torch.equal(end.targets, codes[:, 12:])
+    assert torch.allclose(end.scores().nats, whole.scores().nats[:, -8:], atol=1e-5)
+    assert torch.allclose(end.expected(), whole.expected()[:, -8:], atol=1e-5)
+    logits = logits_by_frame(network, codes)
+    assert torch.allclose(whole.expected(), logits.softmax(dim=-1) @ torch.arange(11.0), atol=1e-5)
 
 
 def test_learns_a_rhythm_that_its_memory_spans():

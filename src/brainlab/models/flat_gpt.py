@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.nn.cross_entropy import linear_cross_entropy, linear_scores
+from brainlab.nn.cross_entropy import LinearPrediction
 from brainlab.nn.decoder import Decoder
 from brainlab.nn.kv_cache import KVCache
 from brainlab.nn.rope import rotation_table
@@ -307,36 +307,45 @@ class FlatGPT(nn.Module):
     def _chunk(self) -> int:
         return max(64, _CHUNK_BYTES // (4 * self.vocab_size))
 
-    def loss(
-        self, codes: Int[Tensor, "batch frame site level"], inputs: Int[Tensor, "batch frame site level"] | None = None
-    ) -> Float[Tensor, ""]:
-        """Mean cross-entropy in nats per token, without the table of all logits.
+    def prediction(
+        self,
+        codes: Int[Tensor, "batch frame site level"],
+        inputs: Int[Tensor, "batch frame site level"] | None = None,
+        last_frames: int | None = None,
+    ) -> LinearPrediction:
+        """What the network says about the codes, without the table of all logits; ordered as in ``forward``.
 
         Args:
             codes: what is predicted.
             inputs: what the network reads, where that differs (corrupted codes).
+            last_frames: only the codes of so many frames at the end, at most one less than there are; default all.
         """
         features, targets = self._predictions(codes, inputs)
-        weights, total = self._weights(), torch.zeros((), device=codes.device)
-        for level, which in self._by_level(features.shape[1], self.block):
-            rows, chosen = features[:, which].flatten(0, 1), targets[:, which].flatten()
-            total = total + linear_cross_entropy(rows, weights[level], chosen, self._chunk)
-        return total / targets.numel()
+        if last_frames is not None:
+            counted = slice(-last_frames * self.places_per_frame * self.group, None)
+            features, targets = features[:, counted], targets[:, counted]
+        first = codes.shape[1] * self.places_per_frame - targets.shape[1] // self.group
+        weights = self._weights()
+        parts = [
+            ((slice(None), which), features[:, which].flatten(0, 1), weights[level])
+            for level, which in self._by_level(targets.shape[1], first)
+        ]
+        return LinearPrediction(targets, parts, self._chunk)
+
+    def loss(
+        self, codes: Int[Tensor, "batch frame site level"], inputs: Int[Tensor, "batch frame site level"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy in nats per token; arguments as in :meth:`prediction`."""
+        return self.prediction(codes, inputs).loss()
 
     @torch.no_grad()
     def scores(
         self, codes: Int[Tensor, "batch frame site level"]
     ) -> tuple[Float[Tensor, "batch position"], Bool[Tensor, "batch position"]]:
         """Cross-entropy of every token in nats and whether the likeliest code was right; ordered as in ``forward``."""
-        features, targets = self._predictions(codes)
-        weights = self._weights()
-        nats = torch.empty(targets.shape, device=codes.device)
-        right = torch.empty(targets.shape, device=codes.device, dtype=torch.bool)
-        for level, which in self._by_level(features.shape[1], self.block):
-            rows, chosen = features[:, which].flatten(0, 1), targets[:, which]
-            each = linear_scores(rows, weights[level], chosen.flatten(), self._chunk)
-            nats[:, which], right[:, which] = (part.view(chosen.shape) for part in each)
-        return nats.view(len(codes), -1), right.view(len(codes), -1)
+        prediction = self.prediction(codes)
+        nats, likeliest, _ = prediction.scores()
+        return nats.view(len(codes), -1), (likeliest == prediction.targets).view(len(codes), -1)
 
     # ---- generation ----------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.nn.cross_entropy import linear_cross_entropy, linear_scores
+from brainlab.nn.cross_entropy import LinearPrediction
 
 __all__ = ["GatedLayer", "WaveNet"]
 
@@ -144,17 +144,21 @@ class WaveNet(nn.Module):
 
     # ---- prediction ----------------------------------------------------------------------------------------------
 
-    def _check(self, codes: Tensor, condition: Tensor | None, n_frames: int) -> None:
+    def _checked(self, codes: Tensor, condition: Tensor | None, n_frames: int) -> Tensor | None:
+        """Classes as (batch, frame), of codes and classes that fit."""
         if codes.ndim != 4 or tuple(codes.shape[2:]) != (self.n_sites, self.n_levels):
             raise ShapeMismatch(
                 "codes", tuple(codes.shape), f"expected (batch, frame, {self.n_sites} sites, {self.n_levels} levels)"
             )
         if condition is None:
-            return
+            return None
         if self.classes is None:
             raise InvalidValue("condition", tuple(condition.shape), "expected none: the network has n_classes=0")
-        if tuple(condition.shape) != (len(codes), n_frames):
-            raise ShapeMismatch("condition", tuple(condition.shape), f"expected ({len(codes)}, {n_frames})")
+        batch = len(codes)
+        if tuple(condition.shape) not in ((batch, n_frames), (batch, 1, n_frames)):
+            expected = f"expected ({batch}, {n_frames}) or ({batch}, 1, {n_frames})"
+            raise ShapeMismatch("condition", tuple(condition.shape), expected)
+        return condition.flatten(1)
 
     def _embedded(self, codes: Tensor) -> Float[Tensor, "sequence frame width"]:
         """Sum over levels of the codes' vectors; a batch's sites follow each other."""
@@ -188,7 +192,7 @@ class WaveNet(nn.Module):
     def _predictions(
         self, codes: Tensor, inputs: Tensor | None, condition: Tensor | None
     ) -> tuple[Float[Tensor, "batch frame site hidden"], Int[Tensor, "batch frame site level"]]:
-        self._check(codes, condition, codes.shape[1])
+        condition = self._checked(codes, condition, codes.shape[1])
         if codes.shape[1] < 2:
             raise ShapeMismatch(
                 "codes", tuple(codes.shape), "expected at least two frames: the first predicts the next"
@@ -200,7 +204,9 @@ class WaveNet(nn.Module):
         return features.unflatten(0, (len(codes), -1)).transpose(1, 2), codes[:, 1:]
 
     def forward(
-        self, codes: Int[Tensor, "batch frame site level"], condition: Int[Tensor, "batch frame"] | None = None
+        self,
+        codes: Int[Tensor, "batch frame site level"],
+        condition: Int[Tensor, "batch frame"] | Int[Tensor, "batch 1 frame"] | None = None,
     ) -> tuple[Float[Tensor, "batch position vocab"], Int[Tensor, "batch position"]]:
         """Logits of all codes from the second frame on, in (frame, site, level) order, and these codes.
 
@@ -219,38 +225,47 @@ class WaveNet(nn.Module):
     def _chunk(self) -> int:
         return max(1, _CHUNK_BYTES // (4 * self.vocab_size))
 
-    def loss(
+    def prediction(
         self,
         codes: Int[Tensor, "batch frame site level"],
         inputs: Int[Tensor, "batch frame site level"] | None = None,
-        condition: Int[Tensor, "batch frame"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """Mean cross-entropy in nats per token, a slice of the logits at a time.
+        last_frames: int | None = None,
+        condition: Int[Tensor, "batch frame"] | Int[Tensor, "batch 1 frame"] | None = None,
+    ) -> LinearPrediction:
+        """What the network says about the codes from the second frame on, without the table of all logits.
 
         Args:
             codes: what is predicted.
             inputs: what the network reads, where that differs (corrupted codes).
+            last_frames: only the codes of so many frames at the end, at most one less than there are; default all.
             condition: as in ``forward``.
         """
         features, targets = self._predictions(codes, inputs, condition)
-        rows, total = features.flatten(0, 2), torch.zeros((), device=codes.device)
-        for level, weight in enumerate(self._weights()):
-            total = total + linear_cross_entropy(rows, weight, targets[..., level].flatten(), self._chunk)
-        return total / targets.numel()
+        if last_frames is not None:
+            features, targets = features[:, -last_frames:], targets[:, -last_frames:]
+        rows = features.flatten(0, 2)
+        parts = [((..., level), rows, weight) for level, weight in enumerate(self._weights())]
+        return LinearPrediction(targets, parts, self._chunk)
+
+    def loss(
+        self,
+        codes: Int[Tensor, "batch frame site level"],
+        inputs: Int[Tensor, "batch frame site level"] | None = None,
+        condition: Int[Tensor, "batch frame"] | Int[Tensor, "batch 1 frame"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy in nats per token; arguments as in :meth:`prediction`."""
+        return self.prediction(codes, inputs, condition=condition).loss()
 
     @torch.no_grad()
     def scores(
-        self, codes: Int[Tensor, "batch frame site level"], condition: Int[Tensor, "batch frame"] | None = None
+        self,
+        codes: Int[Tensor, "batch frame site level"],
+        condition: Int[Tensor, "batch frame"] | Int[Tensor, "batch 1 frame"] | None = None,
     ) -> tuple[Float[Tensor, "batch position"], Bool[Tensor, "batch position"]]:
         """Cross-entropy of every token in nats and whether the likeliest code was right; ordered as in ``forward``."""
-        features, targets = self._predictions(codes, None, condition)
-        rows = features.flatten(0, 2)
-        each = [
-            linear_scores(rows, weight, targets[..., level].flatten(), self._chunk)
-            for level, weight in enumerate(self._weights())
-        ]
-        nats, right = (torch.stack(parts, dim=-1).view(len(codes), -1) for parts in zip(*each, strict=True))
-        return nats, right
+        prediction = self.prediction(codes, condition=condition)
+        nats, likeliest, _ = prediction.scores()
+        return nats.flatten(1), (likeliest == prediction.targets).flatten(1)
 
     # ---- generation ----------------------------------------------------------------------------------------------
 
@@ -264,7 +279,7 @@ class WaveNet(nn.Module):
         max_frames: int | None = None,
         use_cache: bool = True,
         shift: float | int = 0.5,
-        condition: Int[Tensor, "batch all_frames"] | None = None,
+        condition: Int[Tensor, "batch all_frames"] | Int[Tensor, "batch 1 all_frames"] | None = None,
     ) -> Int[Tensor, "batch more site level"]:
         """Continue codes by ``n_frames`` frames.
 
@@ -284,7 +299,7 @@ class WaveNet(nn.Module):
             ShapeMismatch: if the codes do not fit the network or hold no frame.
         """
         total = codes.shape[1] + n_frames
-        self._check(codes, condition, total)
+        condition = self._checked(codes, condition, total)
         if codes.shape[1] == 0:
             raise ShapeMismatch("codes", tuple(codes.shape), "expected at least one frame to continue")
         if max_frames is not None and codes.shape[1] > max_frames:

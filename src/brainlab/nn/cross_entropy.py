@@ -2,15 +2,85 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["linear_cross_entropy", "linear_scores"]
+__all__ = [
+    "LinearPrediction",
+    "TokenScores",
+    "expected_codes",
+    "linear_cross_entropy",
+    "linear_scores",
+    "soft_cross_entropy",
+    "token_scores",
+]
+
+
+class TokenScores(NamedTuple):
+    """Of every token the cross-entropy in nats, the likeliest code, and whether the one that came is in the best 5."""
+
+    nats: Float[Tensor, "*token"]
+    likeliest: Int[Tensor, "*token"]
+    top5: Bool[Tensor, "*token"]
+
+
+@dataclass(frozen=True)
+class LinearPrediction:
+    """What linear heads say about codes, before any logit is computed.
+
+    Args:
+        targets: the codes that came.
+        parts: of every head which targets are its own (an index), their features (token, dim) and its table.
+        chunk: tokens whose logits exist at the same time.
+    """
+
+    targets: Int[Tensor, "*token"]
+    parts: list[tuple[Any, Float[Tensor, "token dim"], Float[Tensor, "vocab dim"]]]
+    chunk: int
+
+    def loss(self, label_smoothing: float = 0.0) -> Float[Tensor, ""]:
+        """Mean cross-entropy in nats per token; see :func:`linear_cross_entropy`."""
+        total = torch.zeros((), device=self.targets.device)
+        for which, rows, weight in self.parts:
+            chosen = self.targets[which].flatten()
+            total = total + linear_cross_entropy(rows, weight, chosen, self.chunk, label_smoothing)
+        return total / self.targets.numel()
+
+    @torch.no_grad()
+    def scores(self) -> TokenScores:
+        """Scores in the order of the targets."""
+        each = []
+        for which, rows, weight in self.parts:
+            chosen = self.targets[which]
+            each.append([x.view(chosen.shape) for x in linear_scores(rows, weight, chosen.flatten(), self.chunk)])
+        return TokenScores(*(self._joined(list(parts)) for parts in zip(*each, strict=True)))
+
+    def expected(self) -> Float[Tensor, "*token"]:
+        """Expected codes Σ v · p_v in the order of the targets, for codes that are numbers in order."""
+        each = []
+        for which, rows, weight in self.parts:
+            each.append(expected_codes(rows, weight, self.chunk).view(self.targets[which].shape))
+        return self._joined(each)
+
+    def _joined(self, each: list[Tensor]) -> Tensor:
+        whole = each[0].new_empty(self.targets.shape)
+        for (which, *_), part in zip(self.parts, each, strict=True):
+            whole[which] = part
+        return whole
+
+
+def soft_cross_entropy(
+    logits: Float[Tensor, "*token vocab"], target: Float[Tensor, "*token vocab"]
+) -> Float[Tensor, ""]:
+    """Mean over tokens of −Σ target · ln softmax(logits), for targets that are probabilities of every code."""
+    return -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
 def linear_cross_entropy(
@@ -18,6 +88,7 @@ def linear_cross_entropy(
     weight: Float[Tensor, "vocab dim"],
     target: Int[Tensor, " token"],
     chunk: int = 2048,
+    label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Sum over tokens of −ln softmax(features · weightᵀ)[target], in nats.
 
@@ -29,8 +100,9 @@ def linear_cross_entropy(
         weight: one row per code.
         target: the code that came.
         chunk: tokens whose logits exist at the same time.
+        label_smoothing: share of the target that all codes divide equally, as in ``torch.nn.CrossEntropyLoss``.
     """
-    return _LinearCrossEntropy.apply(features, weight, target, chunk)
+    return _LinearCrossEntropy.apply(features, weight, target, chunk, label_smoothing)
 
 
 @torch.no_grad()
@@ -39,21 +111,40 @@ def linear_scores(
     weight: Float[Tensor, "vocab dim"],
     target: Int[Tensor, " token"],
     chunk: int = 2048,
-) -> tuple[Float[Tensor, " token"], Bool[Tensor, " token"]]:
-    """Cross-entropy of every token in nats, and whether the likeliest code was right; arguments as above."""
-    nats = torch.empty(target.shape, device=features.device)
-    right = torch.empty(target.shape, device=features.device, dtype=torch.bool)
-    for start in range(0, len(target), chunk):
-        part = slice(start, start + chunk)
-        logits = F.linear(features[part], weight).float()
-        nats[part] = F.cross_entropy(logits, target[part], reduction="none")
-        right[part] = logits.argmax(dim=-1) == target[part]
-    return nats, right
+) -> TokenScores:
+    """Scores of every token; arguments as in :func:`linear_cross_entropy`."""
+    starts = range(0, max(1, len(target)), chunk)
+    parts = [slice(start, start + chunk) for start in starts]
+    each = [token_scores(F.linear(features[part], weight), target[part]) for part in parts]
+    return TokenScores(*(torch.cat(values) for values in zip(*each, strict=True)))
+
+
+def token_scores(logits: Float[Tensor, "*token vocab"], target: Int[Tensor, "*token"]) -> TokenScores:
+    """Scores of every token from its logits."""
+    logits = logits.float()
+    nats = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
+    best = logits.topk(min(5, logits.shape[-1]), dim=-1, sorted=False).indices
+    return TokenScores(nats, logits.argmax(dim=-1), (best == target[..., None]).any(dim=-1))
+
+
+def expected_codes(
+    features: Float[Tensor, "token dim"], weight: Float[Tensor, "vocab dim"], chunk: int = 2048
+) -> Float[Tensor, " token"]:
+    """Σ v · softmax(features · weightᵀ)_v; the logits of a chunk are computed again for its gradient."""
+    code = torch.arange(len(weight), device=weight.device, dtype=torch.float32)
+
+    def mean(rows: Tensor) -> Tensor:
+        # A product of matrices would lose the digits of large codes under autocast.
+        return (F.linear(rows, weight).float().softmax(dim=-1) * code).sum(dim=-1)
+
+    starts = range(0, max(1, len(features)), chunk)
+    parts = [features[start : start + chunk] for start in starts]
+    return torch.cat([checkpoint(mean, rows, use_reentrant=False, preserve_rng_state=False) for rows in parts])
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, target: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, features: Tensor, weight: Tensor, target: Tensor, chunk: int, smoothing: float) -> Tensor:
         total = torch.zeros((), device=features.device)
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         if wanted:
@@ -64,10 +155,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = F.linear(features[part], weight).float()
             norm = logits.logsumexp(dim=-1, keepdim=True)
             chosen = target[part, None]
-            total += (norm - logits.gather(1, chosen)).sum()
+            wish = logits.gather(1, chosen)
+            if smoothing:
+                wish = (1 - smoothing) * wish + smoothing * logits.mean(dim=-1, keepdim=True)
+            total += (norm - wish).sum()
             if wanted:
                 slope = logits.sub_(norm).exp_()
-                slope.scatter_add_(1, chosen, torch.full_like(norm, -1.0))
+                if smoothing:
+                    slope -= smoothing / len(weight)
+                slope.scatter_add_(1, chosen, torch.full_like(norm, smoothing - 1.0))
                 slope = slope.to(features.dtype)
                 to_features[part] = slope @ weight
                 to_weight += slope.T @ features[part]
@@ -78,6 +174,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         to_features, to_weight = ctx.saved_tensors
-        return to_features * gradient.to(to_features.dtype), (to_weight * gradient).to(ctx.dtype), None, None
+        return to_features * gradient.to(to_features.dtype), (to_weight * gradient).to(ctx.dtype), None, None, None
