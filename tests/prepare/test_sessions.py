@@ -17,6 +17,7 @@ import mne
 import numpy as np
 import pytest
 
+from brainlab.datasets.camcan import CamCan
 from brainlab.datasets.recordings import RecordingFile
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.cache import Cache
@@ -48,7 +49,8 @@ def write(
     rng = np.random.default_rng(seed)
     samples = np.zeros((7, round(sfreq_hz * seconds)))
     samples[:6] = rng.normal(0, 1e-5, (6, samples.shape[1]))
-    samples[6, 400:410] = 9
+    for start, code in change.get("triggers", {400: 9}).items():
+        samples[6, start : start + 10] = code
     if "flat" in change:
         samples[change["flat"]] = 0.0
     if "gain" in change:
@@ -119,6 +121,24 @@ def test_a_store_holds_samples_events_and_facts(files, cache, tmp_path):
         {"sample": 200, "onset_s": 2.0, "code": 9},
         {"sample": 425, "onset_s": 4.25, "duration_s": 0.5, "description": "square"},
     )
+
+
+def test_a_wide_trigger_code_is_an_event_but_no_condition_and_costs_no_recording(cache, tmp_path):
+    file = write(tmp_path, "sub-a", triggers={400: 8, 1000: 40000, 1200: 3})
+    conditions = CamCan().conditions
+    (row,) = prepare_store([file], tmp_path / "store", STEPS, cache=cache, conditions=conditions)
+    assert row["warnings"] == ["trigger codes that 16 bits do not hold are no conditions: 40000"]
+    session = Store(tmp_path / "store").sessions[0]
+    assert session.attrs["conditions"] == [[200, 500, 8], [600, 601, 3]]
+    assert [event["code"] for event in session.events if "code" in event] == [8, 40000, 3]
+
+
+@pytest.mark.parametrize("triggers", [{400: 8}, {400: 40000}])
+def test_codes_of_a_table_that_cannot_be_conditions_name_the_file(cache, tmp_path, triggers):
+    file = write(tmp_path, "sub-a", triggers=triggers)
+    (tmp_path / "sub-a_events.tsv").write_text("onset\tduration\tvalue\n0.8\t0.3\t1.5\n")
+    with pytest.raises(InvalidValue, match=r"value=1\.5: expected whole numbers .*sub-a_raw\.fif"):
+        prepare_store([file], tmp_path / "store", STEPS, cache=cache, conditions=CamCan().conditions)
 
 
 def test_samples_are_those_of_mne_and_scalers_lead_back_to_volts(files, cache, tmp_path):

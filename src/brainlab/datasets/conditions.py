@@ -16,7 +16,7 @@ from jaxtyping import Int16
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.recording import Annotation, Event
 
-__all__ = ["Row", "dense", "from_annotations", "from_events", "from_table", "read_table"]
+__all__ = ["Row", "dense", "fits", "from_annotations", "from_events", "from_table", "read_table"]
 
 Row = tuple[float, float, int]
 """Onset in s, duration in s (NaN or 0: until the next onset), code."""
@@ -126,11 +126,16 @@ def _number(text: str) -> float:
 
 def _whole(value: float) -> int:
     if value != round(value):
-        raise InvalidValue("value", value, "expected whole numbers as condition codes")
+        raise InvalidValue("value", value, "expected whole numbers as condition codes in its table of events")
     return int(value)
 
 
+def fits(code: int) -> bool:
+    """Whether 16 bits hold a code."""
+    return -_LARGEST - 1 <= code <= _LARGEST
+
+
 def _int16(code: int) -> int:
-    if not -_LARGEST - 1 <= code <= _LARGEST:
+    if not fits(code):
         raise InvalidValue("code", code, f"expected condition codes up to {_LARGEST}, which 16 bits hold")
     return code

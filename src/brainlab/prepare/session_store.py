@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from brainlab.datasets.conditions import fits
 from brainlab.datasets.recordings import RecordingFile
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.cache import Cache
 from brainlab.io.mne_reader import channel_of
+from brainlab.io.recording import Event
 from brainlab.io.store import StoreWriter
 from brainlab.prepare.steps.channels import Pick
 from brainlab.prepare.steps.checks import MissingSamples, Units
@@ -153,6 +155,7 @@ def _write(session: RawSession, job: SessionJob, folder: Path) -> dict[str, Any]
     n_samples, rate = session.n_samples, session.sfreq_hz
     channels = channels_of(session)
     events = _events(session)
+    conditions = _conditions(session, job.conditions)  # before the warnings are written down
     segments = [[0, n_samples]] if session.segments is None else [list(pair) for pair in session.segments]
     bads = [c.name for c, name in zip(channels, session.ch_names, strict=True) if name in session.raw.info["bads"]]
     facts = {
@@ -174,15 +177,13 @@ def _write(session: RawSession, job: SessionJob, folder: Path) -> dict[str, Any]
         "segments": segments,
         "span": [min(n_samples, round(second * rate)) for second in session.used_span_s],
         "scalers": _scalers(session),
-        "conditions": _conditions(session, job.conditions),
+        "conditions": conditions,
     }
     with StoreWriter(folder) as writer:
         try:
             writer.add_session("session", session.samples, rate, channels, events, attrs)
         except InvalidValue as error:  # the writer knows neither the file nor the steps
-            raise type(error)(
-                error.name, error.value, error.expected, where=str(job.file.path), hint=error.hint
-            ) from error
+            raise _of_file(error, session) from error
     return facts
 
 
@@ -226,10 +227,39 @@ def _conditions(session: RawSession, conditions: Conditions | None) -> list[list
     """[start, stop, code] of every stretch of one condition other than 0."""
     if conditions is None:
         return []
-    n_samples, rate = session.n_samples, session.sfreq_hz
-    dense = conditions(session.file, session.events, session.annotations, n_samples, rate, session.sfreq_in_hz)
+
+    try:
+        dense = _dense(session, conditions, session.events)
+    except InvalidValue as error:
+        if all(fits(event.code) for event in session.events):
+            raise _of_file(error, session) from error
+        dense = _without_wide_codes(session, conditions)
     if dense is None or not len(dense):
         return []
     codes = np.asarray(dense)
     edges = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
     return [[a, b, int(codes[a])] for a, b in pairwise(edges) if codes[a] != 0]
+
+
+def _dense(session: RawSession, conditions: Conditions, events: tuple[Event, ...]) -> Any:
+    n_samples, rate = session.n_samples, session.sfreq_hz
+    return conditions(session.file, events, session.annotations, n_samples, rate, session.sfreq_in_hz)
+
+
+def _without_wide_codes(session: RawSession, conditions: Conditions) -> Any:
+    """The same where a trigger code that cannot be a condition only ends the one before it, with a warning."""
+    wide = sorted({event.code for event in session.events if not fits(event.code)})
+    try:
+        events = tuple(event if fits(event.code) else Event(event.sample, 0) for event in session.events)
+        dense = _dense(session, conditions, events)
+    except InvalidValue as error:
+        raise _of_file(error, session) from error
+    session.warn(f"trigger codes that 16 bits do not hold are no conditions: {', '.join(map(str, wide[:5]))}")
+    return dense
+
+
+def _of_file(error: InvalidValue, session: RawSession) -> InvalidValue:
+    """The same error with the recording's file, unless it names it."""
+    if session.source in f"{error.where} {error.value}":
+        return error
+    return type(error)(error.name, error.value, error.expected, where=session.source, hint=error.hint)
