@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from brainlab.datasets.camcan import CamCan
 from brainlab.datasets.recordings import AnyRecordings, channel_kind, companions, find_recordings
 from brainlab.errors import InvalidFile, InvalidValue
 from brainlab.io.recording import Event
@@ -130,6 +131,20 @@ def test_conditions_of_any_recording_come_from_its_events_table_alone(tmp_path: 
     assert found is not None
     assert found.tolist() == [0, 0, 4, 4, 4, 0, 0, 0, 0, 0]
     assert [part.name for part in companions(file.path)] == ["sub-1_task-x_eeg.set", "sub-1_task-x_events.tsv"]
+
+
+@pytest.mark.parametrize("place", ["sub-01/meg/sub-01_task-smt_events.tsv", "task-smt_events.tsv"])
+@pytest.mark.parametrize("data_set", [AnyRecordings(), CamCan()])
+def test_an_inherited_events_table_gives_the_conditions_and_is_part_of_the_recording(
+    tmp_path: Path, place: str, data_set: AnyRecordings | CamCan
+) -> None:
+    _touch(tmp_path, "dataset_description.json", "sub-01/meg/sub-01_task-smt_split-01_meg.fif", "task-rest_events.tsv")
+    (tmp_path / place).write_text("onset\tduration\tvalue\n0.2\t0.3\t4\n", encoding="utf-8")
+    (file,) = data_set.find(tmp_path)
+    found = data_set.conditions(file, [], [], 10, 10.0, 10.0)
+    assert found is not None
+    assert found.tolist() == [0, 0, 4, 4, 4, 0, 0, 0, 0, 0]
+    assert companions(file.path) == [file.path, tmp_path / place]
 
 
 def test_the_formats_without_an_ending_of_their_own_are_found_with_what_belongs_to_them(tmp_path: Path) -> None:

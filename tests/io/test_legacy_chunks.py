@@ -338,6 +338,12 @@ def test_rates_that_differ_between_sessions_are_refused_with_a_way_out_that_exis
         convert_chunk_tree(tmp_path / "tree", tmp_path / "store")
 
 
+def test_rates_that_differ_by_rounding_are_one(tmp_path):
+    save(tmp_path / "tree/a/0.npy", chunk(np.ones((3, 8)), sfreq=1000.0))
+    save(tmp_path / "tree/b/0.npy", chunk(np.ones((3, 8)), sfreq=1000.0005))
+    assert len(convert_chunk_tree(tmp_path / "tree", tmp_path / "store")) == 2
+
+
 def test_a_missing_chunk_is_noted_and_stays_a_border(tree, tmp_path):
     root = tmp_path / "gap"
     shutil.copytree(tree[0], root)

@@ -106,6 +106,13 @@ def test_real_files_agree_with_mne(real_data_dir, name):
         assert set(events) <= set(np.round(onsets * sfreq).astype(int))
 
 
+@pytest.mark.parametrize("name", ["meg/kit_test.sqd", "meg/test_ctf_comp_raw.fif"])
+def test_directions_of_sensors_have_length_1(real_data_dir, name):
+    towards = [channel.orientation for channel in read_recording(real_data_dir / name).channels if channel.orientation]
+    assert len(towards) > 150
+    np.testing.assert_allclose(np.linalg.norm(towards, axis=1), 1.0, rtol=0, atol=1e-12)
+
+
 def test_eog_of_the_real_eeg_is_known_by_name(real_data_dir):
     recording = read_recording(real_data_dir / "eeg/eeglab/eeglab_data.set")
     assert [channel.name for channel in recording.channels if channel.kind == "eog"] == ["EOG1", "EOG2"]

@@ -87,6 +87,15 @@ def test_clipping_limits_each_channel_to_its_mean_and_population_deviations_and_
     assert one.facts[-1]["clipped_pct"] == 10.0  # 2 of 20
 
 
+def test_clipping_is_at_3_deviations_unless_told_otherwise_and_every_experiment_tells():
+    one = session([[0.0] * 99 + [100.0]])
+    Clip(statistics="recording")(one)
+    np.testing.assert_allclose(one.samples[0, -1], 1 + 3 * np.sqrt(99.0))  # mean 1, population variance 99
+    for file in (Path(__file__).resolve().parents[2] / "conf").rglob("*.yaml"):
+        _, *uses = file.read_text(encoding="utf-8").split("scaling.Clip\n")
+        assert all(use.strip().startswith("k: ") for use in uses), file
+
+
 def test_units_are_per_kind_and_named():
     one = session([[1e-4], [2e-12]], kinds=["eeg", "mag"])
     Unit(1e-4, 1e-12)(one)

@@ -163,7 +163,7 @@ class MixedRecordings(LightningDataModule):
             said = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(_LISTED))
             raise InvalidFile("recordings", "none", f"expected at least one that is usable ({said})", where="data.root")
         rates = sorted({session.sfreq_hz for session in store.sessions})
-        if rates[-1] - rates[0] > 1e-6:
+        if rates[-1] - rates[0] > 1e-6 * rates[-1]:
             raise InvalidValue(
                 "sfreq_hz", ", ".join(f"{rate:g}" for rate in rates), "expected one rate in all recordings",
                 where="data.steps", hint="a Resample step brings them to one",

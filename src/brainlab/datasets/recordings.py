@@ -22,6 +22,7 @@ from jaxtyping import Int16
 
 from brainlab.datasets.conditions import dense, from_table, read_table
 from brainlab.errors import InvalidFile, InvalidValue
+from brainlab.io.bids_sidecars import sidecar
 from brainlab.io.recording import Annotation, Event
 
 __all__ = [
@@ -55,6 +56,7 @@ _OTHER_FIF = re.compile(
 )
 _BTI_DATA = re.compile(r"[ce],rf", re.IGNORECASE)
 _BTI_SIDE = ("config", "hs_file")
+_INHERITED = ("events.tsv", "channels.tsv", "electrodes.tsv", "coordsystem.json")
 _LISTED = 8
 
 # Files often type every electrode as EEG; the name then is all there is to go by.
@@ -241,9 +243,11 @@ def empty_room(path: Path) -> bool:
 
 
 def events_table(path: Path) -> Path | None:
-    """The BIDS events table beside a recording, if there is one."""
+    """The BIDS events table beside a recording, or the nearest one that it inherits."""
     table = path.with_name(f"{_stem(path).rsplit('_', 1)[0]}_events.tsv")
-    return table if table.is_file() else None
+    if table.is_file():
+        return table
+    return sidecar(path, "events.tsv") if path.name.startswith("sub-") else None
 
 
 def _numbered(files: Sequence[RecordingFile]) -> list[RecordingFile]:
@@ -303,7 +307,14 @@ def names_of(path: Path, root: Path) -> RecordingFile:
 
 
 def companions(path: Path) -> list[Path]:
-    """Every file whose bytes make up the recording at ``path``: itself, its side files, or a folder's content."""
+    """Every file that the recording at ``path`` is read from: itself or its content, side files, inherited tables."""
+    own = _own_files(path)
+    endings = (*_INHERITED, f"{_stem(path).rsplit('_', 1)[-1]}.json") if path.name.startswith("sub-") else ()
+    inherited = {file for ending in endings if (file := sidecar(path, ending)) is not None}
+    return [*own, *sorted(inherited - set(own))]
+
+
+def _own_files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(part for part in path.rglob("*") if part.is_file())
     stem = _stem(path)

@@ -68,7 +68,7 @@ def convert_chunk_tree(
 
 def _expect_one_rate(rows: list[dict[str, Any]], root: Path | str) -> None:
     rates = {row["sfreq_hz"]: row["session"] for row in reversed(rows) if row["status"] == "prepared"}
-    if len(rates) > 1:
+    if rates and max(rates) - min(rates) > 1e-6 * max(rates):
         listed = ", ".join(f"{rate:g} Hz ({name})" for rate, name in sorted(rates.items())[:_LISTED])
         raise InvalidFile(
             "chunk tree", root, f"expected sessions of one sampling rate, found {listed}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -264,7 +265,7 @@ def channel_of(raw: Any, number: int) -> Channel:
         name=info["ch_name"],
         kind=kind,
         position=_triple(location[:3]) if kind in (*_MEG, "eeg", "eog", "seeg", "ecog", "dbs") else None,
-        orientation=_triple(location[9:12]) if kind in _MEG else None,
+        orientation=_unit(_triple(location[9:12])) if kind in _MEG else None,
         unit=units.get(info["unit"], ""),
     )
 
@@ -274,6 +275,14 @@ def _triple(values: np.ndarray) -> Position | None:
     if not np.isfinite(values).all() or not values.any():
         return None
     return float(values[0]), float(values[1]), float(values[2])
+
+
+def _unit(direction: Position | None) -> Position | None:
+    """The same of length 1: files keep directions in single precision, some to three digits."""
+    if direction is None:
+        return None
+    length = math.hypot(*direction)
+    return direction[0] / length, direction[1] / length, direction[2] / length
 
 
 def annotations_of(raw: Any) -> tuple[Annotation, ...]:

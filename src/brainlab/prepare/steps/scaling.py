@@ -75,7 +75,7 @@ class Clip:
         statistics: of the "training" span or of the whole "recording".
     """
 
-    k: float = 5.0
+    k: float = 3.0
     statistics: Statistics = "training"
 
     def __post_init__(self) -> None:
