@@ -21,6 +21,7 @@ from brainlab.evaluation.rollout_notes import _sign
 from brainlab.evaluation.rollout_tokens import in_frames, linear_bits, training_unigram
 from brainlab.evaluation.rollouts import Rollouts
 from brainlab.evaluation.session_sampler import Place
+from brainlab.io.cache import Cache
 from brainlab.metrics.divergence import paired
 from brainlab.models.var_baseline import SeasonalNaive, VectorAutoregression
 from brainlab.nn.sampling import Sampler
@@ -293,6 +294,26 @@ def test_rollouts_are_paired_and_repeat_with_their_seed(
     again, first = (load_rollouts(out / "rollouts")[0] for out in (tmp_path, judged[1]))
     assert np.array_equal(again["context"], first["context"])
     assert np.array_equal(again["generated_var"], first["generated_var"])
+
+
+def test_another_protocol_takes_the_rollouts_that_were_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Recordings()
+    data.cache = Cache(tmp_path / "cache")
+    model = VectorAutoregression(4, order=4).fit(signal for _, signal in data.training_signals())
+    task = Task(None)
+    task.forecaster = lambda data: model
+    first = protocol(baselines=None)(task, data, tmp_path / "first")
+    monkeypatch.setattr(VectorAutoregression, "forecast", None)
+    again = protocol(baselines=None)(task, data, tmp_path / "again")
+    assert [metric.to_dict() for metric in again.metrics] == [metric.to_dict() for metric in first.metrics]
+    assert again.details == first.details
+    longer = protocol(baselines=None, prefixes_s=[3.0], window_s=3.0)(task, data, tmp_path / "longer")
+    assert longer.details["prefixes_s"] == [3.0, 6.0]
+    for out in ("again", "longer"):
+        arrays, before = (load_rollouts(tmp_path / name / "rollouts")[0] for name in (out, "first"))
+        assert np.array_equal(arrays["generated_model"], before["generated_model"])
+    with pytest.raises(TypeError, match="not callable"):
+        protocol(baselines=None, cache=False)(task, data, tmp_path / "drawn")
 
 
 def test_a_model_that_is_its_own_baseline_gains_nothing(data: Recordings, tmp_path: Path) -> None:

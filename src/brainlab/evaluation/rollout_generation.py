@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +14,23 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32
 
-from brainlab.errors import InvalidValue, ShapeMismatch
+from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
+from brainlab.evaluation.content import content_hash
 from brainlab.evaluation.session_sampler import SampledPlaces
 from brainlab.io.atomic import write_atomically
+from brainlab.io.cache import Cache, code_digest
 
-__all__ = ["RealSignals", "continue_contexts", "load_rollouts", "read_places", "reconstruct", "save_rollouts"]
+__all__ = [
+    "RealSignals",
+    "continue_contexts",
+    "continue_once",
+    "load_rollouts",
+    "read_places",
+    "reconstruct",
+    "save_rollouts",
+]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,68 @@ def continue_contexts(
         "root_mean_square": float(np.sqrt(np.square(made, dtype=np.float64).mean())),
     }
     return made.reshape(len(real.signal), per_context, *made.shape[1:]), facts
+
+
+def continue_once(
+    cache: Cache | None,
+    forecaster: Any,
+    real: RealSignals,
+    sampler: Any,
+    *,
+    per_context: int = 1,
+    batch_size: int = 16,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> tuple[Float32[np.ndarray, "context rollout channel time"], dict[str, Any]]:
+    """:func:`continue_contexts`, kept in ``cache``: another evaluation of the same rollouts draws nothing.
+
+    The key is the content of everything they depend on: weights and settings of the forecaster and its tokenizer, the
+    samples of the contexts, the sampler, seed, batches, device and code. Without a cache, or where a forecaster cannot
+    be told from another one by its content, they are drawn.
+
+    Raises:
+        InvalidFile: if kept rollouts were damaged.
+    """
+    drawn: list[tuple[np.ndarray, dict[str, Any]]] = []
+
+    def draw() -> tuple[np.ndarray, dict[str, Any]]:
+        made, facts = continue_contexts(
+            forecaster, real, sampler, per_context=per_context, batch_size=batch_size, seed=seed, device=device
+        )
+        log.info("rollouts of the model took %.1f s", facts["seconds"])
+        return made, facts
+
+    def build(folder: Path) -> None:
+        made, facts = draw()
+        drawn.append((made, facts))
+        np.save(folder / "generated.npy", made, allow_pickle=False)
+        write_atomically(folder / "facts.json", json.dumps(facts))
+
+    contents = {"forecaster": forecaster, "sampler": sampler, "context": real.context, "present": real.present}
+    inputs = {} if cache is None else {name: content_hash(each) for name, each in contents.items()}
+    known = {name: each for name, each in inputs.items() if each is not None}
+    if cache is None or len(known) < len(contents):
+        return draw()
+    recipe = {
+        "steps": real.signal.shape[-1] - real.context_steps,
+        "per_context": per_context,
+        "batch_size": batch_size,
+        "seed": seed,
+        "device": torch.device(device).type,
+        "torch": str(torch.__version__),
+        "code": code_digest("models", "nn", "signal", "tasks", "evaluation/rollout_generation.py"),
+    }
+    try:
+        folder = cache.get("rollouts", recipe, known, build)
+    except InvalidFile as error:
+        if cache.has("rollouts", recipe, known):
+            raise
+        log.warning("The rollouts are not kept for another evaluation: %s", error)
+        return drawn[0] if drawn else draw()
+    if drawn:
+        return drawn[0]
+    log.info("rollouts of the model are those drawn before, %s", folder)
+    return np.load(folder / "generated.npy", allow_pickle=False), json.loads((folder / "facts.json").read_text())
 
 
 def reconstruct(

@@ -24,6 +24,7 @@ from brainlab.evaluation.rollout_figures import draw_figures
 from brainlab.evaluation.rollout_generation import (
     RealSignals,
     continue_contexts,
+    continue_once,
     read_places,
     reconstruct,
     save_rollouts,
@@ -78,6 +79,7 @@ class Rollouts:
         n_bootstrap: resamplings for each interval.
         correction: of the p-values for testing 36 distances: holm, benjamini_hochberg or none.
         save_signals: write contexts and continuations to ``rollouts/rollouts.npz``.
+        cache: keep the model's rollouts in the cache of the data, and take those that an earlier evaluation drew.
         n_examples: contexts in the figure of traces.
         seed: of contexts, rollouts, partners and resamplings.
     """
@@ -112,6 +114,7 @@ class Rollouts:
         n_bootstrap: int = 5000,
         correction: Literal["holm", "benjamini_hochberg", "none"] = "holm",
         save_signals: bool = True,
+        cache: bool = True,
         n_examples: int = 3,
         seed: int = 0,
     ) -> None:
@@ -155,6 +158,7 @@ class Rollouts:
         self.correction: Literal["holm", "benjamini_hochberg", "none"] = correction
         self.baselines = {name: each for name, each in (baselines or {}).items() if each is not None}
         self.baseline_max_s, self.save_signals, self.n_examples = baseline_max_s, save_signals, n_examples
+        self.cache = cache
         reserved = {"real", "model", "correct", "target_swap", "prompt_swap", "real_real", "own_context", "tokenizer"}
         for name in self.baselines:
             if name in reserved:
@@ -187,8 +191,8 @@ class Rollouts:
         log.info("%d contexts of %d sessions", len(sampled.places), len({p.session for p in sampled.places}))
 
         others, facts, fitted = self._continued_by_baselines(data, real)
-        made, facts["model"] = self._continued(forecaster, real, device)
-        log.info("rollouts of the model took %.1f s", facts["model"]["seconds"])
+        cache = getattr(data, "cache", None) if self.cache else None
+        made, facts["model"] = continue_once(cache, forecaster, real, self.sampler, device=device, **self._drawing)
         generated = {"model": made, **others}
         compared_with = dict(others)
         if tokenizer is not None:
@@ -288,16 +292,9 @@ class Rollouts:
 
     # -- steps --------------------------------------------------------------------------------------------------
 
-    def _continued(self, forecaster: Any, real: RealSignals, device: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        return continue_contexts(
-            forecaster,
-            real,
-            self.sampler,
-            per_context=self.rollouts_per_context,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            device=device,
-        )
+    @property
+    def _drawing(self) -> dict[str, int]:
+        return {"per_context": self.rollouts_per_context, "batch_size": self.batch_size, "seed": self.seed}
 
     def _continued_by_baselines(
         self, data: Any, real: RealSignals
@@ -318,7 +315,7 @@ class Rollouts:
         for name, baseline in fitting.items():
             if name in sums:
                 baseline.solve(sums[name])
-            made[name], facts[name] = self._continued(baseline, real, "cpu")
+            made[name], facts[name] = continue_contexts(baseline, real, self.sampler, **self._drawing)
             facts[name] |= baseline.describe()
             log.info("%s: fitted and rolled out in %.1f s", name, facts[name]["seconds"])
         return made, facts, fitting

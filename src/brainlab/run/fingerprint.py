@@ -45,6 +45,7 @@ _IGNORED = (
     # Where files lie is no property of the run: their content is hashed instead.
     "weights",
     "data.num_workers",
+    "evaluation.cache",
     "data.root",
     "data.*_root",
     "data.cache_dir",
