@@ -443,7 +443,8 @@ def test_seasonal_baseline_and_dropped_entries(data: Recordings, tmp_path: Path)
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"prefixes_s": [0.5]}, r"evaluation\.prefixes_s=0.5: expected at least 1 s"),
+        ({"prefixes_s": [0.0]}, r"evaluation\.prefixes_s=0.0: expected a positive number of seconds"),
+        ({"window_s": -1.0}, r"evaluation\.window_s=-1.0: expected a positive number of seconds"),
         ({"n_partners": 0}, r"evaluation\.n_partners=0: expected at least 1"),
         ({"baselines": {"model": VectorAutoregression}}, r"evaluation\.baselines=model"),
         ({"correction": "bonferroni"}, r"evaluation\.correction=bonferroni: expected holm"),
@@ -453,6 +454,35 @@ def test_seasonal_baseline_and_dropped_entries(data: Recordings, tmp_path: Path)
 def test_settings_that_cannot_be_are_one_sentence(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValue, match=message):
         protocol(**wrong)
+
+
+def test_prefixes_and_windows_of_eight_samples_are_compared(data: Recordings, tmp_path: Path) -> None:
+    found = protocol(prefixes_s=[0.08, 0.5], window_s=0.08, window_stride_s=2.0)(Task(noise), data, tmp_path)
+    assert found.details["prefixes_s"] == [0.08, 0.5, 6.0]
+    content = json.loads((tmp_path / "rollouts" / "divergence.json").read_text())["lines"]["correct"]
+    for distance in ("psd_jsd", "covariance", "stft_magnitude", "coherence"):
+        assert np.isfinite(np.array(content[distance], dtype=float)).all(), distance
+    windows = json.loads((tmp_path / "rollouts" / "windows.json").read_text())
+    assert windows["times_s"] == [0.04, 2.04, 4.04]
+    assert np.isfinite(windows["model"]["outside_rate"]).all()
+
+
+@pytest.mark.parametrize(
+    ("short", "message"),
+    [
+        ({"prefixes_s": [0.07, 2.0]}, r"evaluation\.prefixes_s=0.07 s: expected at least 8 samples, 0.08 s"),
+        ({"window_s": 0.07}, r"evaluation\.window_s=0.07 s: expected at least 8 samples"),
+        (
+            {"context_steps": 400, "total_steps": 407},
+            r"evaluation\.total_s=0.07 s after the context: expected at least 8",
+        ),
+    ],
+)
+def test_fewer_samples_than_a_spectrum_needs_are_refused_before_anything_is_drawn(
+    data: Recordings, tmp_path: Path, short: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidValue, match=message):
+        protocol(**short)(Task(None), data, tmp_path)
 
 
 # -- codes -----------------------------------------------------------------------------------------------------------

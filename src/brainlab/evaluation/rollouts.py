@@ -42,7 +42,7 @@ __all__ = ["Rollouts"]
 
 log = logging.getLogger(__name__)
 
-_SHORTEST_S = 1.0  # of a prefix or window: one segment of the spectra
+_FEWEST = 8  # samples of a prefix or window: the shortest segment of the spectra
 _FIRST_S = 2.0  # coherence needs several segments
 _MOST_PREFIXES = 8
 
@@ -67,8 +67,9 @@ class Rollouts:
         sampler: how codes are drawn; continuous models use its temperature.
         rollouts_per_context: continuations of each context.
         batch_size: continuations drawn at once.
-        prefixes_s: lengths at which rollouts are compared, besides all of it; null: up to eight even steps.
-        window_s: length of the sliding windows.
+        prefixes_s: lengths at which rollouts are compared, 8 samples at least, besides all of it; null: up to eight
+            even steps.
+        window_s: length of the sliding windows, 8 samples at least.
         window_stride_s: time from window to window.
         fmin_hz: lowest frequency of the spectra.
         fmax_hz: highest; null: 0.95 of the Nyquist frequency.
@@ -128,8 +129,8 @@ class Rollouts:
             if value < 1:
                 raise InvalidValue(f"evaluation.{name}", value, "expected at least 1")
         for key, seconds in (("window_s", window_s), *(("prefixes_s", each) for each in prefixes_s or ())):
-            if seconds < _SHORTEST_S:
-                raise InvalidValue(f"evaluation.{key}", seconds, f"expected at least {_SHORTEST_S:g} s for a spectrum")
+            if not seconds > 0:
+                raise InvalidValue(f"evaluation.{key}", seconds, "expected a positive number of seconds")
         if not window_stride_s > 0:
             raise InvalidValue("evaluation.window_stride_s", window_stride_s, "expected a positive number of seconds")
         if correction not in ("holm", "benjamini_hochberg", "none"):
@@ -187,6 +188,7 @@ class Rollouts:
         notes = list(sampled.notes)
         real = read_places(data, sampled)
         prefixes = self._prefixes(sampled.target_steps, sampled.sfreq_hz, notes)
+        window, stride, times_s = self._sliding(sampled.target_steps, sampled.sfreq_hz, notes)
         device = getattr(task, "device", torch.device("cpu"))
         log.info("%d contexts of %d sessions", len(sampled.places), len({p.session for p in sampled.places}))
 
@@ -211,7 +213,6 @@ class Rollouts:
             fmax_hz=self.fmax_hz,
         )
         statistics = compared.divergence.statistics(self.n_bootstrap, self.seed, self.correction, compared.clusters)
-        window, stride, times_s = self._sliding(sampled.target_steps, sampled.sfreq_hz, notes)
         windows = self._windows(generated, real, sampled.sfreq_hz, window, stride)
         drifting = drift(
             made,
@@ -322,16 +323,12 @@ class Rollouts:
 
     def _prefixes(self, target_steps: int, sfreq_hz: float, notes: list[str]) -> list[int]:
         """Lengths to compare, in samples; the last is the whole continuation."""
-        if target_steps < _SHORTEST_S * sfreq_hz:
-            raise InvalidValue(
-                "evaluation.total_s",
-                f"{target_steps / sfreq_hz:g} s of continuation",
-                f"expected at least {_SHORTEST_S:g} s after the context for a spectrum",
-            )
+        _refuse_short("total_s", target_steps, sfreq_hz, " after the context")
         if self.prefixes_s is None:
             n = int(min(_MOST_PREFIXES, max(1, target_steps // (_FIRST_S * sfreq_hz))))
             return [round(target_steps * step / n) for step in range(1, n + 1)]
-        wanted = [round(each * sfreq_hz) for each in self.prefixes_s]
+        wanted = sorted({round(each * sfreq_hz) for each in self.prefixes_s})
+        _refuse_short("prefixes_s", wanted[0] if wanted else target_steps, sfreq_hz)
         fitting = [each for each in wanted if each < target_steps]
         beyond = [each / sfreq_hz for each in wanted if each > target_steps]
         if beyond:
@@ -344,6 +341,7 @@ class Rollouts:
     def _sliding(self, target_steps: int, sfreq_hz: float, notes: list[str]) -> tuple[int, int, list[float]]:
         """Length and step of the sliding windows in samples, and the middles of the windows in seconds."""
         window, stride = round(self.window_s * sfreq_hz), max(1, round(self.window_stride_s * sfreq_hz))
+        _refuse_short("window_s", window, sfreq_hz)
         if window > target_steps:
             notes.append(
                 f"The sliding window of {self.window_s:g} s was shortened to the continuation of "
@@ -413,6 +411,15 @@ class Rollouts:
         if self.save_signals:
             metadata = {**sampled.to_dict(), "data_source": findings.source, "generation": findings.facts}
             save_rollouts(folder, generated, real, metadata)
+
+
+def _refuse_short(key: str, steps: int, sfreq_hz: float, where: str = "") -> None:
+    if steps < _FEWEST:
+        raise InvalidValue(
+            f"evaluation.{key}",
+            f"{steps / sfreq_hz:g} s{where}",
+            f"expected at least {_FEWEST} samples, {_FEWEST / sfreq_hz:g} s, for a spectrum",
+        )
 
 
 def _windows_read_s(
