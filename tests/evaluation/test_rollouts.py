@@ -341,6 +341,22 @@ def test_contexts_of_several_sessions_never_swap_within_a_session() -> None:
     assert owners == [1, 1, 2, 2, (3, 4), (3, 5)]
 
 
+def test_any_other_context_of_the_data_set_and_task_may_be_a_partner(data: Recordings, tmp_path: Path) -> None:
+    places = [Place(1, 0, dataset="d"), Place(1, 9, dataset="d"), Place(2, 0, dataset="d", task="rest")]
+    assert kinds_and_owners(places, "any") == ([("d", ""), ("d", ""), ("d", "rest")], None)
+    found = {}
+    for partners in ("other_session", "any"):
+        notes = protocol(partners=partners, n_partners=7)(Task(noise), data, tmp_path / partners).notes
+        content = json.loads((tmp_path / partners / "rollouts" / "divergence.json").read_text())
+        found[partners] = content["partners"], any("other stretches of the same session" in note for note in notes)
+    sessions = [0, 0, 1, 1, 2, 2, 3, 3]
+    assert all(set(others) == set(range(8)) - {row} for row, others in enumerate(found["any"][0]))
+    assert found["any"][1]
+    assert not found["other_session"][1]
+    for row, others in enumerate(found["other_session"][0]):
+        assert sessions[row] not in {sessions[other] for other in others}
+
+
 def test_a_single_context_is_compared_without_controls(tmp_path: Path) -> None:
     data = Recordings(n_train=1, n_test=1, seconds=12.0)
     found = protocol(n_contexts=1)(oracle(data), data, tmp_path)
@@ -447,6 +463,7 @@ def test_seasonal_baseline_and_dropped_entries(data: Recordings, tmp_path: Path)
         ({"window_s": -1.0}, r"evaluation\.window_s=-1.0: expected a positive number of seconds"),
         ({"n_partners": 0}, r"evaluation\.n_partners=0: expected at least 1"),
         ({"baselines": {"model": VectorAutoregression}}, r"evaluation\.baselines=model"),
+        ({"partners": "all"}, r"evaluation\.partners=all: expected other_session or any"),
         ({"correction": "bonferroni"}, r"evaluation\.correction=bonferroni: expected holm"),
         ({"window_stride_s": 0.0}, r"evaluation\.window_stride_s=0.0"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
@@ -15,7 +15,9 @@ from brainlab.metrics.divergence import LINES, Divergence, divergence, paired
 from brainlab.metrics.rollouts import DISTANCES, prefix_distances, window_distances
 from brainlab.metrics.statistics import bootstrap_median
 
-__all__ = ["Compared", "compare", "drift", "interval", "kinds_and_owners"]
+__all__ = ["Compared", "Partners", "compare", "drift", "interval", "kinds_and_owners"]
+
+Partners = Literal["other_session", "any"]
 
 _SHAPES = ("psd_jsd", "band_jsd")
 Lines = Mapping[str, Mapping[str, Float[np.ndarray, "prefix context"]]]
@@ -99,6 +101,7 @@ def compare(
     sfreq_hz: float,
     prefixes: Sequence[int],
     n_partners: int,
+    partners: Partners = "other_session",
     seed: int,
     fmin_hz: float,
     fmax_hz: float | None,
@@ -106,7 +109,7 @@ def compare(
     """Follow every line over growing prefixes.
 
     Contexts are compared with contexts of the same data set, task and channels only, on the channels they have.
-    Partners of the controls come from other sessions wherever there are any.
+    Partners of the controls come from other sessions wherever there are any, or are any other contexts.
 
     Args:
         model: rollouts of the model that is judged.
@@ -116,6 +119,7 @@ def compare(
         sfreq_hz: sampling rate.
         prefixes: lengths in samples, ascending.
         n_partners: other contexts that each control meets, per context.
+        partners: whether they must be of another session; see :func:`kinds_and_owners`.
         seed: of drawing them.
         fmin_hz: lower edge of the spectra.
         fmax_hz: upper edge of the spectra.
@@ -127,7 +131,7 @@ def compare(
     drawn: list[tuple[int, ...]] = [() for _ in range(n)]
     target = real.target
     for rows, channels in real.groups():
-        kinds, owners = kinds_and_owners([places[row] for row in rows])
+        kinds, owners = kinds_and_owners([places[row] for row in rows], partners)
         own = np.ascontiguousarray(target[rows][:, channels])
         made = np.ascontiguousarray(model[rows][:, :, channels]).reshape(-1, len(channels), own.shape[-1])
         found = divergence(
@@ -215,13 +219,17 @@ def drift(
     return lines
 
 
-def kinds_and_owners(places: Sequence[Place]) -> tuple[list[tuple[str, str]], list[Any]]:
+def kinds_and_owners(
+    places: Sequence[Place], partners: Partners = "other_session"
+) -> tuple[list[tuple[str, str]], list[Any] | None]:
     """What may be swapped with what: (data set, task) of each context, and its session.
 
     Where all contexts of a kind come from one session, each is its own owner, so that other stretches of that session
-    take the part of the other recording.
+    take the part of the other recording. With ``partners="any"`` nobody owns a context: any other one will do.
     """
     kinds = [(place.dataset, place.task) for place in places]
+    if partners == "any":
+        return kinds, None
     sessions: dict[tuple[str, str], set[int]] = {}
     for kind, place in zip(kinds, places, strict=True):
         sessions.setdefault(kind, set()).add(place.session)

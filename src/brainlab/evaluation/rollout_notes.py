@@ -58,8 +58,8 @@ def notes_of(found: Findings) -> list[str]:
         )
     if compared.partners_share_session:
         notes.append(
-            "Where a kind of context comes from one session only, its controls swap with other stretches of the same "
-            "session: these are more alike than other recordings, and the controls are harder to beat."
+            "Controls swap with other stretches of the same session, where a kind of context comes from one session "
+            "only or evaluation.partners=any: these are more alike than other recordings, and harder to beat."
         )
     if len(found.groups) > 1:
         rows, channels = found.groups[0]

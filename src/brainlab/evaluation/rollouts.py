@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from brainlab.errors import InvalidValue
-from brainlab.evaluation.rollout_divergence import compare, drift
+from brainlab.evaluation.rollout_divergence import Partners, compare, drift
 from brainlab.evaluation.rollout_figures import draw_figures
 from brainlab.evaluation.rollout_generation import (
     RealSignals,
@@ -74,6 +74,7 @@ class Rollouts:
         fmin_hz: lowest frequency of the spectra.
         fmax_hz: highest; null: 0.95 of the Nyquist frequency.
         n_partners: other contexts that each control meets, per context.
+        partners: of the same data set and task: ``other_session``, or ``any`` other context.
         baselines: name → forecaster that has ``fit``, or a callable that makes one of ``n_channels``; fitted to the
             training part here. Null entries are left out.
         baseline_max_s: seconds of training signal that baselines are fitted to; null: all.
@@ -110,6 +111,7 @@ class Rollouts:
         fmin_hz: float = 1.0,
         fmax_hz: float | None = None,
         n_partners: int = 4,
+        partners: Partners = "other_session",
         baselines: Mapping[str, Any] | None = None,
         baseline_max_s: float | None = None,
         n_bootstrap: int = 5000,
@@ -135,6 +137,8 @@ class Rollouts:
             raise InvalidValue("evaluation.window_stride_s", window_stride_s, "expected a positive number of seconds")
         if correction not in ("holm", "benjamini_hochberg", "none"):
             raise InvalidValue("evaluation.correction", correction, "expected holm, benjamini_hochberg or none")
+        if partners not in ("other_session", "any"):
+            raise InvalidValue("evaluation.partners", partners, "expected other_session or any")
         self.places = SessionSampler(
             context_s=context_s,
             total_s=total_s,
@@ -156,6 +160,7 @@ class Rollouts:
         self.window_s, self.window_stride_s = float(window_s), float(window_stride_s)
         self.fmin_hz, self.fmax_hz = float(fmin_hz), fmax_hz
         self.n_partners, self.n_bootstrap, self.seed = n_partners, n_bootstrap, seed
+        self.partners: Partners = partners
         self.correction: Literal["holm", "benjamini_hochberg", "none"] = correction
         self.baselines = {name: each for name, each in (baselines or {}).items() if each is not None}
         self.baseline_max_s, self.save_signals, self.n_examples = baseline_max_s, save_signals, n_examples
@@ -208,6 +213,7 @@ class Rollouts:
             sfreq_hz=sampled.sfreq_hz,
             prefixes=prefixes,
             n_partners=self.n_partners,
+            partners=self.partners,
             seed=self.seed,
             fmin_hz=self.fmin_hz,
             fmax_hz=self.fmax_hz,
