@@ -56,6 +56,19 @@ def test_beside_resume_a_run_may_grow_and_repeat_itself_but_not_change(brainlab,
     assert "cannot accompany resume" in ended.err
 
 
+def test_other_settings_for_a_resumed_run_are_answered_with_how_to_start_from_its_weights(brainlab, finished):
+    ended = brainlab(f"resume={finished}", "model.lr=1", mine=False)
+    assert ended.code == 2
+    assert f"weights.network={finished}" in ended.err
+
+    assert brainlab("validate=true", f"weights.network={finished / 'resolved.yaml'}").code == 0
+    for key in ("weights.network", "+weights.head", "+weights.network.decoder"):
+        ended = brainlab("validate=true", f"{key}={finished}")
+        assert ended.code == 2
+        expected = f"{key.lstrip('+')}={finished}: expected a run directory with checkpoints/best.ckpt"
+        assert expected in ended.err
+
+
 def test_a_folder_without_a_run_cannot_be_repeated(brainlab, tmp_path):
     ended = brainlab(f"rerun={tmp_path}", mine=False)
 

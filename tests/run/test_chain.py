@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from brainlab.errors import ConfigError
@@ -105,6 +106,26 @@ def test_weights_of_an_earlier_stage_need_not_exist_yet(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_stage_that_starts_from_other_weights_is_another_stage(tmp_path: Path) -> None:
+    reused, start = [], tmp_path / "start.pt"
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Linear(8, 1))
+    for bias in (0.0, 1.0, 0.0):
+        torch.nn.init.constant_(net[3].bias, bias)
+        torch.save(net.state_dict(), start)
+        command = [
+            sys.executable, "-m", "brainlab", "--config-dir", str(_HERE / "conf"), "experiment=tiny", "logger=none",
+            f"paths.root={tmp_path}", f"paths.cache={tmp_path / 'cache'}",
+            f"hydra.run.dir={tmp_path / str(len(reused))}",
+            "job=chain", f"+weights.net={start}", "+job.stages.only={take:[weights],overrides:['experiment=tiny']}",
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(_HERE)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        results = json.loads((tmp_path / str(len(reused)) / "results.json").read_text())
+        reused.append(results["stages"]["only"]["reused"])
+    assert reused == [False, False, True]
 
 
 def test_a_sweep_over_what_no_stage_sees_is_refused(tmp_path: Path) -> None:

@@ -38,6 +38,10 @@ _NEUTRAL = (
     "trainer.enable_model_summary",
     "data.num_workers",
 )
+_ANEW = {
+    "rerun": "start a new run for anything else",
+    "resume": "a new run goes on from its weights with other settings: weights.network={}, or another part's name",
+}
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ def _may_accompany(override: Override, previous: Previous) -> None:
             override.get_value_element_as_str(),
             f"cannot accompany {previous.key}=…",
             where="command line",
-            hint=f"only {listed} may; start a new run for anything else",
+            hint=f"only {listed} may; {_ANEW[previous.key].format(previous.folder)}",
         )
 
 

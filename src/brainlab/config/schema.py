@@ -121,7 +121,7 @@ class BrainlabConf:
     logger: Any = None
     sweep: SweepConf = field(default_factory=SweepConf)
     security: SecurityConf = field(default_factory=SecurityConf)
-    weights: dict[str, str | None] = field(default_factory=lambda: {"encoder": None})
+    weights: dict[str, Any] = field(default_factory=lambda: {"encoder": None, "network": None})
     checkpoint: Any = None
     runs: Any = None
     validate: Any = False

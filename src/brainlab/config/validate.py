@@ -306,11 +306,14 @@ def _folders(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> Non
                 where=origins.where(key),
                 hint="a run keeps its best one as checkpoints/best.ckpt; a relative path starts where you are",
             )
-    for part, value in (plain.get("weights") or {}).items():
-        key = f"weights.{part}"
-        later = "${stage:" in str(_raw(cfg.weights, part))  # an earlier stage of a chain will have written it
-        if isinstance(value, str) and not later and not Path(value).expanduser().exists():
-            raise ConfigError(key, value, "expected an existing file", where=origins.where(key))
+    written = dict(_leaves(OmegaConf.to_container(cfg.weights, resolve=False), "weights"))
+    for key, value in _leaves(plain["weights"], "weights"):
+        if value is None or "${stage:" in str(written[key]):  # an earlier stage of a chain will have written it
+            continue
+        place = Path(str(value)).expanduser()
+        if not (place / "checkpoints" / "best.ckpt" if place.is_dir() else place).is_file():
+            what = "a run directory with checkpoints/best.ckpt" if place.is_dir() else "an existing file"
+            raise ConfigError(key, value, f"expected {what}", where=origins.where(key))
 
 
 def _run_folder(cfg: DictConfig, origins: Origins) -> None:

@@ -25,6 +25,7 @@ from brainlab.run.context import Run
 from brainlab.run.directory import RunDirectory, read_json, write_json
 from brainlab.run.fingerprint import Fingerprint, of_config, plain_config
 from brainlab.run.stages import outputs, register_resolver
+from brainlab.run.weights import fingerprint_weights, weights_of
 
 __all__ = ["Chain", "Stage"]
 
@@ -226,11 +227,12 @@ def _run_stage(stage: Stage, cfg: DictConfig, run: Run, done: Mapping[str, Mappi
         data = assemble.build_data(stage.cfg)
         data.prepare_data()  # its content is part of the stage's fingerprint
         data.setup("fit")
+        start = fingerprint_weights(weights_of(plain_config(stage.cfg)))
     with outputs({name: {what: f"{what} of {made['fingerprint']}" for what in made} for name, made in done.items()}):
         config = of_config(plain_config(stage.cfg))
-    fingerprint = Fingerprint(
-        config.config, config.growth, getattr(data, "source", None), getattr(data, "fingerprint", None)
-    )
+    content = getattr(data, "fingerprint", None)
+    content = content if start is None else f"{content}+{start}"
+    fingerprint = Fingerprint(config.config, config.growth, getattr(data, "source", None), content)
     del data
     ran = False
 

@@ -11,7 +11,7 @@ from brainlab.errors import ConfigError
 from brainlab.run.directory import RunDirectory, read_json
 from brainlab.run.fingerprint import Fingerprint, of_config
 from brainlab.run.status import Status
-from brainlab.run.weights import fingerprint_weights
+from brainlab.run.weights import fingerprint_weights, weights_of
 
 __all__ = ["Run"]
 
@@ -43,7 +43,7 @@ class Run:
     @property
     def weights(self) -> dict[str, str]:
         """Files that training starts from, by part of the model."""
-        return {part: file for part, file in (self.plain.get("weights") or {}).items() if file is not None}
+        return weights_of(self.plain)
 
     def settle_fingerprint(self, data: Any = None) -> Fingerprint:
         """Write ``fingerprint.txt`` once the data's content is known, or check it against an earlier attempt's.

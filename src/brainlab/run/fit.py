@@ -40,11 +40,13 @@ class Fit:
         fingerprint = run.settle_fingerprint(data)
         task = assemble.build_task(cfg, data)
         logger = open_logger(cfg, run, data, fingerprint)
+        codes = getattr(getattr(data, "tokenizer", None), "fingerprint", None)
         context = {
             "config": OmegaConf.to_yaml(OmegaConf.create(run.plain)),
             "experiment": str(cfg.get("experiment_name")),
             "fingerprint": fingerprint.value,
             "data_source": str(fingerprint.data_source),
+            "tokenizer": codes,
             "attempt": run.attempt,
             "mlflow_run_id": getattr(logger.tracker, "run_id", None),
         }
@@ -64,7 +66,7 @@ class Fit:
                 _restore_best(best, found[1])
         else:
             if found is None:
-                load_weights_into(task, run.weights)
+                load_weights_into(task, run.weights, codes)
             _fit(trainer, task, data, found[0] if found else None, callbacks.get("last"), run)
             _end_processes()
         if not trainer.is_global_zero:
