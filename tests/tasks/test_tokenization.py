@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from brainlab.data.sampling import already_collated
 from brainlab.errors import InvalidValue
 from brainlab.models.braintokmix import BrainTokMix
+from brainlab.nn.signal_losses import covariance_loss, spectral_loss
 from brainlab.tasks.tokenization import Tokenization, code_counts, perplexity, reconstruction_terms
 
 NETWORK = functools.partial(BrainTokMix, n_filters=8, n_dim=16, codebook_size=24, n_neuro=2, n_levels=2)
@@ -26,9 +27,9 @@ NETWORK = functools.partial(BrainTokMix, n_filters=8, n_dim=16, codebook_size=24
 class _Windows(torch.utils.data.Dataset):
     """Smooth mixtures of three oscillations; the last channel of every other window is absent."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, n_time: int = 64) -> None:
         rng = np.random.default_rng(0)
-        time = np.arange(64) / 100
+        time = np.arange(n_time) / 100
         mixing, rate = rng.normal(size=(6, 3)), np.array([[3.0], [6.0], [11.0]])
         sources = np.sin(2 * np.pi * rate * time + rng.uniform(0, 2 * np.pi, (n, 3, 1)))
         self.signal = torch.tensor(np.einsum("cs,nst->nct", mixing, sources), dtype=torch.float32)
@@ -89,6 +90,38 @@ def test_the_loss_is_the_weighted_sum_of_the_mean_terms():
     assert float(task.loss(terms, torch.tensor(0.07))) == pytest.approx(expected)
 
 
+class _Data(lightning.LightningDataModule):
+    sfreq_hz = 100.0
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Windows(24, n_time=192), batch_size=8, collate_fn=already_collated)
+
+    val_dataloader = train_dataloader
+
+
+def test_spectrum_and_covariance_join_the_loss_and_the_log_where_they_have_a_weight(tmp_path):
+    plain, task = _task(), _task(spectral_weight=0.3, covariance_weight=2.0)
+    trainer = _trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    trainer.fit(task, datamodule=_Data())
+    found = trainer.callback_metrics
+    assert {"train/spectral", "train/covariance", "val/spectral", "val/covariance"} <= set(found)
+    batch = _Windows(8, n_time=192).__getitems__(list(range(8)))
+    with torch.no_grad():
+        terms, commit, _, _ = task.eval()._terms(batch)
+        guess, real, present = task(batch["signal"]), batch["signal"], batch["present"]
+    assert float(terms["spectral"]) == pytest.approx(float(spectral_loss(guess[present], real[present], 100.0)))
+    assert float(terms["covariance"]) == pytest.approx(float(covariance_loss(guess, real, present).mean()))
+    added = 0.3 * terms["spectral"] + 2 * terms["covariance"]
+    assert float(task.loss(terms, commit)) == pytest.approx(float(plain.loss(terms, commit) + added))
+    assert set(plain.eval()._terms(batch)[0]) == {"mae", "pcc", "amp", "phase"}
+
+
+def test_a_spectral_loss_needs_a_sampling_rate(tmp_path):
+    with pytest.raises(InvalidValue, match=r"model\.sfreq_hz=null"):
+        _trainer(tmp_path, max_epochs=1).fit(_task(spectral_weight=1.0), _loader())
+    _trainer(tmp_path, max_steps=1).fit(_task(spectral_weight=1.0, sfreq_hz=50.0), _Data().train_dataloader())
+
+
 def test_perplexity_counts_codes_in_use():
     codes = torch.tensor([[0, 5], [1, 5], [2, 5], [3, 5]])
     counts = code_counts(codes, 8)
@@ -134,6 +167,7 @@ SHARED = """
 import functools, sys, torch
 from types import SimpleNamespace
 from brainlab.models.braintokmix import BrainTokMix
+from brainlab.nn.signal_losses import covariance_loss, spectral_loss
 from brainlab.tasks.tokenization import Tokenization
 rank, n, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if n > 1:
@@ -206,3 +240,5 @@ def test_impossible_settings_are_refused():
         Tokenization(network=NETWORK)
     with pytest.raises(InvalidValue, match=r"model.phase_weight=-1"):
         _task(phase_weight=-1.0)
+    with pytest.raises(InvalidValue, match=r"model.covariance_weight=-1"):
+        _task(covariance_weight=-1.0)

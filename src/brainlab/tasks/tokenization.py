@@ -2,27 +2,25 @@
 
 Loss: mean absolute error + exp(−r) + commitment + amplitude + ½ · phase, where r is the Pearson correlation over time
 and the last two compare amplitude and phase of the tapered spectrum; all are means over the windows of the channels
-that are present. Source: arXiv:2601.20138.
+that are present. Source: arXiv:2601.20138. A spectral loss and one of the channels' covariance can be added.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from lightning import LightningModule
 from torch import Tensor, nn
 
 from brainlab.errors import InvalidValue
+from brainlab.nn.signal_losses import covariance_loss, spectral_loss
 from brainlab.tasks.optim import build_scheduler, decay_groups, warmup_then
+from brainlab.tasks.step_log import StepLog
 
 __all__ = ["Tokenization", "code_counts", "perplexity", "reconstruction_terms"]
-
-_TERMS = ("mae", "pcc", "amp", "phase")
 
 
 def reconstruction_terms(
@@ -65,15 +63,14 @@ def perplexity(counts: Int[Tensor, "*rows code"]) -> Float[Tensor, "*rows"]:
     return torch.exp(-(share * torch.log(share + 1e-6)).sum(dim=-1))
 
 
-class Tokenization(LightningModule):
+class Tokenization(StepLog):
     """Trains a tokenizer network: ``network(signal) -> (signal, codes, commit)``.
 
     Batches hold ``signal`` (batch, channel, time) and, where recordings lack channels, ``present`` (batch, channel);
     absent channels are zero for the network and do not count.
 
-    Logged: ``train/`` and ``val/`` ``loss`` and its terms, ``perplexity`` of the codes in use; of every optimiser step
-    ``train/lr``, ``train/weight_decay``, ``train/grad_norm`` (before clipping), ``train/clipped`` (1 where it was) and
-    ``train/step_s`` (seconds since the step before, waiting for data included); ``val/codes_used``.
+    Logged: ``train/`` and ``val/`` ``loss`` and its terms, ``perplexity`` of the codes in use; ``val/codes_used``; of
+    every optimiser step what :class:`brainlab.tasks.step_log.StepLog` says.
 
     Args:
         network: builds the network; called with ``n_channels``.
@@ -87,6 +84,12 @@ class Tokenization(LightningModule):
         pcc_weight: weight of exp(−r).
         amp_weight: weight of the amplitude term.
         phase_weight: weight of the phase term.
+        spectral_weight: weight of :func:`brainlab.nn.signal_losses.spectral_loss`; 0 does not compute it.
+        covariance_weight: weight of :func:`brainlab.nn.signal_losses.covariance_loss`; 0 does not compute it.
+        sfreq_hz: sampling rate for the spectral loss; None follows the data of the training.
+
+    Raises:
+        InvalidValue: for a size or weight that cannot be.
     """
 
     def __init__(
@@ -103,20 +106,25 @@ class Tokenization(LightningModule):
         pcc_weight: float = 1.0,
         amp_weight: float = 1.0,
         phase_weight: float = 0.5,
+        spectral_weight: float = 0.0,
+        covariance_weight: float = 0.0,
+        sfreq_hz: float | None = None,
     ) -> None:
         super().__init__()
         if n_channels is None:
             raise InvalidValue("model.n_channels", n_channels, "expected the number of channels of the data")
-        for name, weight in (("pcc", pcc_weight), ("amp", amp_weight), ("phase", phase_weight)):
+        added = {"spectral": spectral_weight, "covariance": covariance_weight}
+        for name, weight in {"pcc": pcc_weight, "amp": amp_weight, "phase": phase_weight, **added}.items():
             if not 0 <= weight < math.inf:
                 raise InvalidValue(f"model.{name}_weight", weight, "expected a finite number, at least 0")
         self.network: Any = network(n_channels=n_channels)
         self.lr, self.weight_decay, self.betas = lr, weight_decay, (betas[0], betas[1])
         self.warmup_steps, self.scheduler, self.scheduler_options = warmup_steps, scheduler, scheduler_options
         self.pcc_weight, self.amp_weight, self.phase_weight = pcc_weight, amp_weight, phase_weight
+        self._added = {name: weight for name, weight in added.items() if weight}
+        self.sfreq_hz = sfreq_hz
         self.save_hyperparameters(ignore=["network"])
         self._counts: dict[str, Tensor] = {}
-        self._since: float | None = None
 
     def forward(self, signal: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch channel time"]:
         """The signal that comes back."""
@@ -124,29 +132,47 @@ class Tokenization(LightningModule):
 
     def loss(self, terms: dict[str, Tensor], commit: Tensor) -> Tensor:
         """The sum that training minimises, from the mean terms."""
-        return (
+        loss = (
             terms["mae"]
             + self.pcc_weight * torch.exp(-terms["pcc"])
             + commit
             + self.amp_weight * terms["amp"]
             + self.phase_weight * terms["phase"]
         )
+        for name, weight in self._added.items():
+            loss = loss + weight * terms[name]
+        return loss
+
+    def setup(self, stage: str) -> None:
+        """Take the sampling rate from the data."""
+        if self.sfreq_hz is None:
+            self.sfreq_hz = getattr(getattr(self.trainer, "datamodule", None), "sfreq_hz", None)
+        if "spectral" in self._added and self.sfreq_hz is None:
+            raise InvalidValue("model.sfreq_hz", None, "expected the sampling rate, which the spectral loss needs")
 
     def _terms(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
         signal = batch["signal"]
         found = self.network(signal)
         present = batch.get("present")
-        if present is None or bool(present.all()):
+        if present is not None and bool(present.all()):
+            present = None
+        if present is None:
             real, guess = signal.flatten(0, 1), found.signal.flatten(0, 1)
         else:
             real, guess = signal[present], found.signal[present]
         terms = {name: value.mean() for name, value in reconstruction_terms(real, guess).items()}
+        if "spectral" in self._added:
+            assert self.sfreq_hz
+            terms["spectral"] = spectral_loss(guess, real, self.sfreq_hz)
+        if "covariance" in self._added:
+            terms["covariance"] = covariance_loss(found.signal, signal, present).mean()
         return terms, found.commit, found.codes, len(real)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         terms, commit, codes, n_rows = self._terms(batch)
         n = len(batch["signal"])
-        terms = {name: self._of_all(value, n_rows) for name, value in terms.items()}
+        # A covariance is of a window, everything else of a channel's window.
+        terms = {name: self._of_all(value, n if name == "covariance" else n_rows) for name, value in terms.items()}
         commit = self._of_all(commit, n)
         loss = self.loss(terms, commit)
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, batch_size=n)
@@ -155,25 +181,6 @@ class Tokenization(LightningModule):
         self.log_dict({"train/commit": commit.detach(), "train/perplexity": perplexity(counts).mean()}, batch_size=n)
         # Gradients are averaged over processes; each of them has only its own part of the sums.
         return loss * self._n_processes
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        first = optimizer.param_groups[0]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-        values = {"lr": first["lr"], "weight_decay": first["weight_decay"], "grad_norm": norm}
-        limit = self.trainer.gradient_clip_val
-        if limit:
-            values["clipped"] = (norm > limit).float()
-        now = time.perf_counter()
-        if self._since is not None:
-            values["step_s"] = now - self._since
-        self._since = now
-        self.log_dict({f"train/{name}": value for name, value in values.items()}, on_step=True, on_epoch=False)
-
-    def on_train_epoch_start(self) -> None:
-        self._since = None  # what lies between epochs, and a validation, is no part of a step
-
-    def on_validation_start(self) -> None:
-        self._since = None
 
     @property
     def _n_processes(self) -> int:
