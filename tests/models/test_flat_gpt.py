@@ -74,6 +74,9 @@ def test_prediction_of_the_last_frames_is_the_end_of_all(arrangement, n_frames):
     rows = model.scores(known)[0].view(end.targets.shape[0], -1)  # a sequence of the arrangement each
     assert torch.allclose(end.scores().nats, rows[:, -end.targets.shape[1] :], atol=1e-5)
     assert torch.allclose(end.loss(), end.scores().nats.mean(), atol=1e-5)
+    assert torch.equal(end.frames(end.targets), last)
+    whole = model.prediction(known)
+    assert torch.equal(whole.frames(whole.targets), known[:, 1:])
 
 
 @pytest.mark.parametrize("block", [2, 3, 6])

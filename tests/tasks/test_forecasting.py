@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 
 from brainlab.errors import InvalidValue, ShapeMismatch
 from brainlab.models.flat_gpt import FlatGPT
+from brainlab.models.mu_law import MuLaw
+from brainlab.models.wavenet import WaveNet
 from brainlab.nn.sampling import Sampler
 from brainlab.tasks.forecasting import Forecasting, TokenCorruption
 from brainlab.tasks.optim import build_scheduler, decay_groups, warmup_then
@@ -92,6 +94,10 @@ def test_training_approaches_the_entropy_of_a_planted_chain():
     steps = (drawn[:, 1:] - drawn[:, :-1]) % VOCAB == 1
     assert steps.float().mean() == pytest.approx(p, abs=0.08)
     assert {"train/loss", "train/lr", "train/grad_norm", "train/clipped", "train/tokens_per_s"} <= set(logged[-1])
+    assert {"train/weight_decay", "train/step_s"} <= set(logged[-1])
+    assert final["train/weight_decay"] == pytest.approx(0.1)
+    assert ["train/step_s" in entry for entry in logged[:2]] == [False, True]
+    assert logged[-1]["train/step_s"] > 0
 
 
 def test_validation_loss_is_the_mean_over_tokens_of_all_windows():
@@ -100,6 +106,170 @@ def test_validation_loss_is_the_mean_over_tokens_of_all_windows():
     nats, right = module.scores(walk(64, seed=1))
     assert final["val/loss"] == pytest.approx(nats.mean().item(), rel=1e-4)
     assert final["val/accuracy"] == pytest.approx(right.float().mean().item(), rel=1e-4)
+
+
+class Plain(nn.Module):
+    """A network that knows no chunks: the logits of FlatGPT, all at once."""
+
+    def __init__(self, **sizes) -> None:
+        super().__init__()
+        self.inner = NETWORK(**sizes)
+
+    def forward(self, codes, inputs=None):
+        assert inputs is None
+        return self.inner(codes)
+
+    def loss(self, codes):
+        raise AssertionError("options need the logits")
+
+
+def frames_of_positions(n_frames: int) -> torch.Tensor:
+    """The frame of every position that FlatGPT predicts: all but the first."""
+    return torch.arange(n_frames).repeat_interleave(SITES * LEVELS)[1:]
+
+
+@pytest.mark.parametrize("network", [NETWORK, Plain], ids=["chunks", "plain logits"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize(("half_window", "n_frames", "first"), [(False, 8, 0), (True, 8, 4), (True, 7, 4)])
+def test_training_counts_smoothed_labels_of_the_frames_that_count(network, smoothing, half_window, n_frames, first):
+    module = task(network, label_smoothing=smoothing, half_window=half_window)
+    if not (smoothing or half_window):
+        module._plain = False  # the road that options take
+    codes = walk(5, n_frames)
+    logits, targets = module(codes)
+    counted = frames_of_positions(n_frames) >= first
+    wanted = nn.functional.cross_entropy(
+        logits[:, counted].flatten(0, 1), targets[:, counted].flatten(), label_smoothing=smoothing
+    )
+    module.log = lambda *_, **__: None  # type: ignore[method-assign]
+    found = module.training_step({"codes": codes}, 0)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    for a, b in zip(*(torch.autograd.grad(x, list(module.parameters())) for x in (found, wanted)), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def judged(module: Forecasting, codes: torch.Tensor) -> dict[str, float]:
+    values: dict[str, float] = {}
+    module.log = lambda name, value, **_: values.__setitem__(name, float(value))  # type: ignore[method-assign]
+    module.log_dict = lambda named, **_: values.update({k: float(v) for k, v in named.items()})  # type: ignore[method-assign]
+    module.eval().test_step({"codes": codes}, 0)
+    return values
+
+
+@pytest.mark.parametrize("network", [NETWORK, Plain], ids=["chunks", "plain logits"])
+@pytest.mark.parametrize("half_window", [False, True])
+def test_metrics_are_of_the_codes_that_count_and_know_no_smoothing(network, half_window):
+    module, codes = task(network, half_window=half_window, label_smoothing=0.3), walk(16, 8)
+    found = judged(module, codes)
+    counted = frames_of_positions(8) >= (4 if half_window else 0)
+    logits, targets = (x[:, counted].flatten(0, 1) for x in module(codes))
+    assert found["test/loss"] == pytest.approx(nn.functional.cross_entropy(logits, targets).item(), rel=1e-5)
+    assert found["test/accuracy"] == pytest.approx((logits.argmax(-1) == targets).float().mean().item())
+    above = (logits > logits.gather(1, targets[:, None])).sum(dim=1)
+    assert found["test/top5_accuracy"] == pytest.approx((above < 5).float().mean().item())
+    assert found["test/accuracy"] < found["test/top5_accuracy"] < 1
+    assert "test/mse" not in found
+
+
+WAVENET = functools.partial(WaveNet, dilations=[1, 2], width=8, site_dim=4)
+
+
+def of_samples(tokenizer, network=WAVENET, sfreq_hz: float = 64.0, **options) -> Forecasting:
+    """A task of mu-law codes of two channels that has met its data."""
+    sizes = {"n_sites": tokenizer.n_sites, "n_levels": tokenizer.n_levels, "vocab_size": tokenizer.vocab_size}
+    module = task(network, **{**sizes, **options})
+    data = SimpleNamespace(tokenizer=tokenizer, sfreq_hz=sfreq_hz)
+    module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
+    module.setup("fit")
+    return module
+
+
+def sample_codes(tokenizer, n_time: int = 300) -> torch.Tensor:
+    signal = torch.randn(3, 2, n_time, generator=torch.Generator().manual_seed(4)).cumsum(dim=-1) / 10
+    return tokenizer.encode(signal)
+
+
+def test_mu_law_codes_are_judged_as_samples_too():
+    tokenizer = MuLaw(2, bits=6)
+    module, codes = of_samples(tokenizer), sample_codes(tokenizer)
+    likeliest = module(codes)[0].argmax(dim=-1)
+
+    def decoded(x: torch.Tensor) -> torch.Tensor:
+        y = 2 * x / 63 - 1
+        return y.sign() * (64 ** y.abs() - 1) / 63
+
+    wanted = (decoded(likeliest) - decoded(codes[:, 1:].flatten(1))).square().mean().item()
+    assert judged(module, codes)["test/mse"] == pytest.approx(wanted, rel=1e-4)
+    assert "test/mse" not in judged(of_samples(Steps()), walk(4))
+
+
+class PlainWaveNet(nn.Module):
+    def __init__(self, **sizes) -> None:
+        super().__init__()
+        self.inner = WAVENET(**sizes)
+
+    def forward(self, codes):
+        return self.inner(codes)
+
+    def loss(self, codes):
+        raise AssertionError("options need the logits")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        WAVENET,
+        PlainWaveNet,
+        functools.partial(NETWORK, arrangement="channel"),
+        functools.partial(NETWORK, arrangement="mix", embedding_dim=8),
+    ],
+    ids=["wavenet", "plain logits", "channel gpt", "mix gpt"],
+)
+@pytest.mark.parametrize("half_window", [False, True])
+def test_spectral_cross_entropy_adds_the_distance_of_log_power_at_8_to_12_hz(network, half_window):
+    tokenizer = MuLaw(2, bits=6)
+    module, codes = (
+        of_samples(tokenizer, network, spectral_weight=0.5, half_window=half_window),
+        sample_codes(tokenizer),
+    )
+    first = 150 if half_window else 1
+    logits, _ = module(codes)
+    channels_first = getattr(module.network, "arrangement", "") == "channel"
+    logits = logits.unflatten(1, (2, 299) if channels_first else (299, 2))
+    logits = (logits.transpose(1, 2) if channels_first else logits)[:, first - 1 :]  # (batch, time, channel, vocab)
+    real = codes[:, first:, :, 0]
+    expected = logits.softmax(dim=-1) @ torch.arange(64.0)
+    inside = [f for f in range(129) if 8 <= f * 64 / 256 <= 12]
+    log = [(torch.fft.rfft(x.float(), n=256, dim=1).abs() ** 2).mean(dim=(0, 2)) + 1e-8 for x in (expected, real)]
+    gap = (log[0].log() - log[1].log())[inside].abs().mean()
+    wanted = nn.functional.cross_entropy(logits.flatten(0, 2), real.flatten()) + 0.5 * gap
+    logged = {}
+    module.log = lambda name, value, **_: logged.__setitem__(name, value.item())  # type: ignore[method-assign]
+    found = module.training_step({"codes": codes}, 0)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert logged["train/spectral"] == pytest.approx(gap.item(), rel=1e-4)
+    parameters = [p for name, p in module.named_parameters() if "site" not in name]
+    for a, b in zip(*(torch.autograd.grad(x, parameters) for x in (found, wanted)), strict=True):
+        assert torch.allclose(a, b, atol=1e-3 * float(b.abs().max()))
+
+
+def test_a_spectrum_of_codes_that_are_no_samples_is_refused():
+    with pytest.raises(
+        InvalidValue, match=r"model\.spectral_weight=0\.1: expected 0 where codes are not samples in order"
+    ):
+        task(spectral_weight=0.1)
+    with pytest.raises(InvalidValue, match="not samples in order"):
+        of_samples(SimpleNamespace(n_sites=2, n_levels=1, vocab_size=8), spectral_weight=0.1)
+    with pytest.raises(InvalidValue, match=r"model\.sfreq_hz=null"):
+        of_samples(MuLaw(2, bits=3), spectral_weight=0.1, sfreq_hz=None)
+    with pytest.raises(InvalidValue, match="8 to 12 Hz"):
+        of_samples(MuLaw(2, bits=3), spectral_weight=0.1, sfreq_hz=12.0).training_step({"codes": walk(2)[..., :1]}, 0)
+
+
+@pytest.mark.parametrize("options", [{"label_smoothing": 1.5}, {"spectral_weight": -1.0}])
+def test_losses_that_cannot_be_are_refused(options):
+    with pytest.raises(InvalidValue, match=f"model.{next(iter(options))}"):
+        task(**options)
 
 
 def test_rate_warms_up_and_follows_the_schedule_over_the_rest_of_the_training():
@@ -155,7 +325,9 @@ def test_norms_and_biases_do_not_decay_but_tables_do():
     ("name", "options", "message"),
     [
         ("CosineAnealingLR", {}, "did you mean CosineAnnealingLR"),
-        ("ReduceLROnPlateau", {}, "unknown class"),
+        ("ReduceLROnPlateau", {}, "complete with numbers; this one needs a metric"),
+        ("LambdaLR", {}, "complete with numbers; this one needs a function"),
+        ("NoSuchLR", {}, "unknown class"),
         ("CosineAnnealingLR", {"t_max": 5}, "did you mean T_max"),
         ("CosineAnnealingLR", {}, "expected a length"),
     ],
@@ -282,6 +454,14 @@ def test_only_as_much_context_is_encoded_as_the_window_can_use():
     codes = made.encode(context, made.max_context)
     assert lengths == [(4 + 2) * 2]  # two frames before the window cover the receptive field of three samples
     assert torch.equal(codes, encode(context[..., 1:])[:, -4:])
+
+
+def test_longest_context_of_minus_one_is_that_of_the_training():
+    for max_context in (None, -1):
+        assert forecaster(max_context=max_context).max_context == FRAMES
+    for max_context in (-2, 0, 1):
+        with pytest.raises(InvalidValue, match=rf"model\.max_context={max_context}: expected at least 2 frames"):
+            task(max_context=max_context)
 
 
 def test_forecasts_stream_beyond_the_window():

@@ -212,6 +212,10 @@ class FlatGPT(nn.Module):
             return tokens.view(-1, self.n_sites, tokens.shape[1] // self.n_levels, self.n_levels).transpose(1, 2)
         return tokens.view(len(tokens), -1, self.n_sites, self.n_levels)
 
+    def _whole_frames(self, tokens: Tensor) -> Tensor:
+        """As :meth:`_frames`, of tokens at whose start a frame may be incomplete: it is left out."""
+        return self._frames(tokens[:, tokens.shape[1] % (self.places_per_frame * self.group) :])
+
     def _table(self, n_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotations of every place of ``n_frames`` frames."""
         sites = self.n_sites if self.arrangement in ("flat", "levels") else 1
@@ -330,7 +334,7 @@ class FlatGPT(nn.Module):
             ((slice(None), which), features[:, which].flatten(0, 1), weights[level])
             for level, which in self._by_level(targets.shape[1], first)
         ]
-        return LinearPrediction(targets, parts, self._chunk)
+        return LinearPrediction(targets, parts, self._chunk, self._whole_frames)
 
     def loss(
         self, codes: Int[Tensor, "batch frame site level"], inputs: Int[Tensor, "batch frame site level"] | None = None

@@ -245,7 +245,7 @@ class WaveNet(nn.Module):
             features, targets = features[:, -last_frames:], targets[:, -last_frames:]
         rows = features.flatten(0, 2)
         parts = [((..., level), rows, weight) for level, weight in enumerate(self._weights())]
-        return LinearPrediction(targets, parts, self._chunk)
+        return LinearPrediction(targets, parts, self._chunk, frames=lambda ordered: ordered)
 
     def loss(
         self,

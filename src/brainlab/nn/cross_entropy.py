@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 __all__ = [
     "LinearPrediction",
+    "LogitPrediction",
     "TokenScores",
     "expected_codes",
     "linear_cross_entropy",
@@ -39,11 +41,13 @@ class LinearPrediction:
         targets: the codes that came.
         parts: of every head which targets are its own (an index), their features (token, dim) and its table.
         chunk: tokens whose logits exist at the same time.
+        frames: brings numbers in the order of the targets into (batch, frame, site, level).
     """
 
     targets: Int[Tensor, "*token"]
     parts: list[tuple[Any, Float[Tensor, "token dim"], Float[Tensor, "vocab dim"]]]
     chunk: int
+    frames: Callable[[Tensor], Tensor]
 
     def loss(self, label_smoothing: float = 0.0) -> Float[Tensor, ""]:
         """Mean cross-entropy in nats per token; see :func:`linear_cross_entropy`."""
@@ -74,6 +78,30 @@ class LinearPrediction:
         for (which, *_), part in zip(self.parts, each, strict=True):
             whole[which] = part
         return whole
+
+
+@dataclass(frozen=True)
+class LogitPrediction:
+    """As :class:`LinearPrediction`, of networks that give the logits of all codes at once."""
+
+    logits: Float[Tensor, "*token vocab"]
+    targets: Int[Tensor, "*token"]
+    frames: Callable[[Tensor], Tensor]
+
+    def loss(self, label_smoothing: float = 0.0) -> Float[Tensor, ""]:
+        """Mean cross-entropy in nats per token."""
+        logits = self.logits.flatten(0, -2).float()
+        return F.cross_entropy(logits, self.targets.flatten(), label_smoothing=label_smoothing)
+
+    @torch.no_grad()
+    def scores(self) -> TokenScores:
+        """Scores in the order of the targets."""
+        return token_scores(self.logits, self.targets)
+
+    def expected(self) -> Float[Tensor, "*token"]:
+        """Expected codes Σ v · p_v in the order of the targets."""
+        share = self.logits.float().softmax(dim=-1)
+        return (share * torch.arange(share.shape[-1], device=share.device)).sum(dim=-1)
 
 
 def soft_cross_entropy(

@@ -11,11 +11,14 @@ from typing import Any, Literal, TypedDict
 
 import torch
 from jaxtyping import Bool, Float, Int
-from lightning import LightningModule
 from torch import Tensor, nn
 
 from brainlab.errors import InvalidValue, ShapeMismatch
+from brainlab.models.mu_law import MuLaw, mu_law_decode
+from brainlab.nn.cross_entropy import LinearPrediction, LogitPrediction, token_scores
+from brainlab.nn.signal_losses import log_power_gap
 from brainlab.tasks.optim import build_scheduler, decay_groups, warmup_then
+from brainlab.tasks.step_log import StepLog
 from brainlab.types import Tokenizer
 
 __all__ = ["Forecasting", "TokenBatch", "TokenCorruption", "TokenForecaster"]
@@ -182,16 +185,18 @@ class TokenForecaster:
         return signal[..., first : first + steps], drawn
 
 
-class Forecasting(LightningModule):
+class Forecasting(StepLog):
     """Trains a network to predict the next code.
 
-    Logged: ``train/loss`` (nats per token), ``train/grad_norm`` (before clipping), ``train/clipped`` (1 where it was),
-    ``train/lr`` and ``train/tokens_per_s`` per step; ``val/loss``, ``val/bits_per_token`` and ``val/accuracy`` over
-    the whole validation split, and the same under ``test/``.
+    Logged: ``train/loss`` (nats per token, with what the options add to it) and ``train/tokens_per_s`` per step, and
+    what :class:`brainlab.tasks.step_log.StepLog` says; ``val/loss`` (plain cross-entropy), ``val/bits_per_token``,
+    ``val/accuracy``, ``val/top5_accuracy`` and, of mu-law codes, ``val/mse`` (between the likeliest and the real sample
+    as parts of the code's range) over the whole validation split, and the same under ``test/``.
 
     Args:
-        network: called with ``n_sites``, ``n_levels`` and ``vocab_size``; has ``forward(codes) -> (logits, targets)``,
-            ``loss(codes)`` and ``generate``.
+        network: called with ``n_sites``, ``n_levels`` and ``vocab_size``; has ``forward(codes) -> (logits, targets)``
+            in the order of the codes, ``loss(codes)`` and ``generate``; ``prediction``, as of
+            :class:`brainlab.models.flat_gpt.FlatGPT`, spares it the table of all logits.
         n_sites: sites of a frame; ``null`` in YAML follows the tokenizer.
         n_levels: levels of the quantiser; ``null`` in YAML follows the tokenizer.
         vocab_size: codes of a level; ``null`` in YAML follows the tokenizer.
@@ -206,7 +211,13 @@ class Forecasting(LightningModule):
         scheduler_interval: whether the schedule counts steps or epochs. With epochs a warm-up step is still an
             optimiser step: the schedule's own count runs on in fractions of an epoch.
         corruption: what the network reads in training; null shows it the codes as they are.
-        max_context: longest window of a forecast in frames; null is ``n_frames``.
+        label_smoothing: share of the target that all codes divide equally in training.
+        half_window: only the second half of a window's frames counts, in training and in metrics: there the network
+            has seen at least as much as it predicts.
+        spectral_weight: weight in training of ``train/spectral``, the mean difference of the log power at 8–12 Hz
+            between expected and real codes; for codes that are samples, as those of ``tokenizer=mu_law``.
+        sfreq_hz: sampling rate of the codes for it; null follows the data of the training.
+        max_context: longest window of a forecast in frames; null or −1 is ``n_frames``.
         use_cache: keep keys and values of the window in a forecast.
         shift: what a full window of a forecast drops: a share of it, or as an int a number of tokens.
         start_from_codes: begin training with embeddings that know which codes stand for like signals, where network
@@ -233,6 +244,10 @@ class Forecasting(LightningModule):
         scheduler_options: dict[str, Any] | None = None,
         scheduler_interval: Literal["step", "epoch"] = "step",
         corruption: TokenCorruption | None = None,
+        label_smoothing: float = 0.0,
+        half_window: bool = False,
+        spectral_weight: float = 0.0,
+        sfreq_hz: float | None = None,
         max_context: int | None = None,
         use_cache: bool = True,
         shift: float | int = 0.5,
@@ -254,6 +269,13 @@ class Forecasting(LightningModule):
             raise InvalidValue("model.lr", lr, "expected a positive rate")
         if scheduler_interval not in ("step", "epoch"):
             raise InvalidValue("model.scheduler_interval", scheduler_interval, "expected step or epoch")
+        if not 0 <= label_smoothing <= 1:
+            raise InvalidValue("model.label_smoothing", label_smoothing, "expected a share from 0 to 1")
+        if not 0 <= spectral_weight < math.inf:
+            raise InvalidValue("model.spectral_weight", spectral_weight, "expected a finite number, at least 0")
+        if max_context is not None and max_context != -1 and max_context < 2:
+            expected = "expected at least 2 frames, one known and one new, or null for those of a training window"
+            raise InvalidValue("model.max_context", max_context, expected)
         self.save_hyperparameters(ignore=["network", "corruption"], logger=False)
         self.network = network(n_sites=n_sites, n_levels=n_levels, vocab_size=vocab_size)
         self.n_sites, self.n_levels, self.vocab_size, self.n_frames = n_sites, n_levels, vocab_size, n_frames
@@ -261,15 +283,24 @@ class Forecasting(LightningModule):
         self.warmup_steps, self.scheduler = warmup_steps, scheduler
         self.scheduler_options, self.scheduler_interval = scheduler_options, scheduler_interval
         self.corruption = corruption
-        self.max_context, self.use_cache, self.shift = max_context, use_cache, shift
-        if corruption is not None and "inputs" not in inspect.signature(self.network.loss).parameters:
+        self.label_smoothing, self.half_window = label_smoothing, half_window
+        self.spectral_weight, self.sfreq_hz = spectral_weight, sfreq_hz
+        self._plain = not (label_smoothing or half_window or spectral_weight)
+        self.max_context = None if max_context == -1 else max_context
+        self.use_cache, self.shift = use_cache, shift
+        predict = getattr(self.network, "prediction", self.network.forward)
+        reads = self.network.loss if self._plain else predict
+        if corruption is not None and "inputs" not in inspect.signature(reads).parameters:
             raise InvalidValue(
                 "model.corruption",
                 type(self.network).__name__,
                 "expected a network that can read other codes",
                 hint="set it to null",
             )
+        if spectral_weight and n_levels > 1:
+            raise self._no_samples()
         self.start_from_codes = start_from_codes
+        self._mu_law = False
         self._since: float | None = None
 
     # ---- training ------------------------------------------------------------------------------------------------
@@ -281,35 +312,70 @@ class Forecasting(LightningModule):
         return self.network(codes)
 
     def setup(self, stage: str) -> None:
-        """Start the embedding from the tokenizer's codebooks; a checkpoint that is loaded afterwards wins."""
+        """Learn from the data what codes stand for.
+
+        Embeddings start from the tokenizer's codebooks; a checkpoint that is loaded afterwards wins.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        tokenizer = getattr(data, "tokenizer", None)
+        self._mu_law = isinstance(tokenizer, MuLaw)
+        if self.spectral_weight:
+            if tokenizer is not None and not self._mu_law:
+                raise self._no_samples()
+            self.sfreq_hz = getattr(data, "sfreq_hz", None) if self.sfreq_hz is None else self.sfreq_hz
+            if self.sfreq_hz is None:
+                raise InvalidValue("model.sfreq_hz", None, "expected the sampling rate, which spectral_weight needs")
         if stage != "fit" or not self.start_from_codes or not hasattr(self.network, "start_from"):
             return
-        tokenizer = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
         vectors = getattr(tokenizer, "code_vectors", None)
         if vectors is not None:
             self.network.start_from(vectors)
 
+    def _no_samples(self) -> InvalidValue:
+        return InvalidValue(
+            "model.spectral_weight",
+            self.spectral_weight,
+            "expected 0 where codes are not samples in order, which alone have a spectrum",
+            hint="tokenizer=mu_law with model=wavenet has such codes",
+        )
+
+    def _prediction(self, codes: Tensor, inputs: Tensor | None = None) -> LinearPrediction | LogitPrediction:
+        """What the network says about the codes that count."""
+        last = codes.shape[1] // 2 if self.half_window else None
+        if hasattr(self.network, "prediction"):
+            return self.network.prediction(codes, inputs, last_frames=last)
+        logits, targets = self.network(codes) if inputs is None else self.network(codes, inputs)
+        size = self.n_sites * self.n_levels
+        counted = slice(None if last is None else -last * size, None)
+
+        def frames(x: Tensor) -> Tensor:
+            return x[:, x.shape[1] % size :].unflatten(1, (-1, self.n_sites, self.n_levels))
+
+        return LogitPrediction(logits[:, counted], targets[:, counted], frames)
+
+    def _loss(self, codes: Tensor, inputs: Tensor | None) -> Tensor:
+        if self._plain:
+            return self.network.loss(codes) if inputs is None else self.network.loss(codes, inputs)
+        prediction = self._prediction(codes, inputs)
+        loss = prediction.loss(self.label_smoothing)
+        if self.spectral_weight:
+            assert self.sfreq_hz
+            each = (prediction.expected(), prediction.targets.float())
+            guess, real = (prediction.frames(x).flatten(2).transpose(1, 2) for x in each)
+            gap = log_power_gap(guess, real, self.sfreq_hz)
+            self.log("train/spectral", gap.detach(), on_step=True, on_epoch=False)
+            loss = loss + self.spectral_weight * gap
+        return loss
+
     def training_step(self, batch: TokenBatch, batch_idx: int) -> Tensor:
         codes = batch["codes"].long()
-        if self.corruption is None:
-            loss = self.network.loss(codes)
-        else:
-            loss = self.network.loss(codes, self.corruption(codes, self.vocab_size))
+        loss = self._loss(codes, None if self.corruption is None else self.corruption(codes, self.vocab_size))
         self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(codes))
-        self.log("train/lr", self._rate(), on_step=True, on_epoch=False)
         now = time.perf_counter()
         if self._since is not None and batch_idx:  # the first step of an epoch also waited for validation
             self.log("train/tokens_per_s", codes.numel() / max(now - self._since, 1e-9), on_step=True, on_epoch=False)
         self._since = now
         return loss
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        self.log("train/grad_norm", norm, on_step=True, on_epoch=False)
-        limit = self.trainer.gradient_clip_val
-        if limit:
-            self.log("train/clipped", (norm > limit).float(), on_step=True, on_epoch=False)
 
     def validation_step(self, batch: TokenBatch, batch_idx: int) -> None:
         self._judge(batch, "val")
@@ -318,12 +384,19 @@ class Forecasting(LightningModule):
         self._judge(batch, "test")
 
     def _judge(self, batch: TokenBatch, part: str) -> None:
-        codes = batch["codes"].long()
-        nats, right = self.scores(codes)
+        prediction = self._prediction(batch["codes"].long())
+        targets, (nats, likeliest, top5) = prediction.targets, prediction.scores()
         loss, n = nats.mean(), nats.numel()
         self.log(f"{part}/loss", loss, batch_size=n, prog_bar=True, sync_dist=True)
-        self.log(f"{part}/bits_per_token", loss / math.log(2), batch_size=n, sync_dist=True)
-        self.log(f"{part}/accuracy", right.float().mean(), batch_size=n, sync_dist=True)
+        values = {
+            "bits_per_token": loss / math.log(2),
+            "accuracy": (likeliest == targets).float().mean(),
+            "top5_accuracy": top5.float().mean(),
+        }
+        if self._mu_law:
+            guess, real = (mu_law_decode(codes, self.vocab_size - 1) for codes in (likeliest, targets))
+            values["mse"] = (guess - real).square().mean()
+        self.log_dict({f"{part}/{name}": value for name, value in values.items()}, batch_size=n, sync_dist=True)
 
     def scores(
         self, codes: Int[Tensor, "batch frame site level"]
@@ -332,11 +405,8 @@ class Forecasting(LightningModule):
         if hasattr(self.network, "scores"):
             return self.network.scores(codes)
         logits, targets = self.network(codes)
-        nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-        return nats.view(targets.shape), logits.argmax(dim=-1) == targets
-
-    def _rate(self) -> float:
-        return float(self.optimizers().param_groups[0]["lr"]) if self._trainer is not None else self.lr
+        nats, likeliest, _ = token_scores(logits, targets)
+        return nats, likeliest == targets
 
     def configure_optimizers(self) -> Any:
         groups = decay_groups(self.network, self.lr, self.weight_decay)

@@ -199,8 +199,14 @@ def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict
 
 
 _LENGTHS = ("T_max", "total_iters", "total_steps")
-# These look at a metric, or wrap others that a name and keywords cannot describe.
-_NO_SCHEDULE = ("LRScheduler", "ReduceLROnPlateau", "SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR")
+_NO_SCHEDULE = {
+    "LRScheduler": "is the base of all others",
+    "ReduceLROnPlateau": "needs a metric",
+    "SequentialLR": "needs other schedules",
+    "ChainedScheduler": "needs other schedules",
+    "LambdaLR": "needs a function",
+    "MultiplicativeLR": "needs a function",
+}
 
 
 def build_scheduler(
@@ -216,7 +222,8 @@ def build_scheduler(
         n_steps: steps of the training that are left to the schedule.
 
     Raises:
-        InvalidValue: for an unknown class or keyword, a length that nobody knows, or a lowest rate above the peak.
+        InvalidValue: for an unknown class or keyword, a class that needs more than numbers, a length that nobody knows,
+            or a lowest rate above the peak.
     """
     known = {
         key: value
@@ -226,6 +233,9 @@ def build_scheduler(
         and key not in _NO_SCHEDULE
         and not key.startswith("_")
     }
+    if name in _NO_SCHEDULE:
+        expected = "expected a class of torch.optim.lr_scheduler that is complete with numbers; this one"
+        raise InvalidValue("model.scheduler", name, f"{expected} {_NO_SCHEDULE[name]}")
     if name not in known:
         raise InvalidValue(
             "model.scheduler", name, "unknown class of torch.optim.lr_scheduler", hint=_did_you_mean(name, known)
