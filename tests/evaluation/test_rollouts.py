@@ -237,6 +237,20 @@ def test_a_perfect_generator_lies_outside_as_often_as_real_recordings(judged: tu
     assert judged[0].metric("diversity_error").ceiling == 0.0
 
 
+def test_the_rate_outside_of_the_written_protocol_stands_beside_the_one_without_the_own_context(
+    judged: tuple[Any, Path],
+) -> None:
+    found, out = judged
+    windows = json.loads((out / "rollouts" / "windows.json").read_text())
+    for suffix, name in (("", "model"), ("_var", "var")):
+        by_window = np.mean([[np.nan if v is None else v for v in row] for row in windows[name]["outside"].values()], 0)
+        rate = found.metric(f"outside_rate{suffix}")
+        assert rate.value == pytest.approx(by_window.mean())
+        assert rate.value < found.metric(f"outside_real_range{suffix}").value  # a narrower range: seven of eight
+        assert (rate.better, rate.low, rate.n) == ("lower", None, 8)
+        assert "outside_real_range" in rate.note
+
+
 def test_two_contexts_with_different_channels_have_no_control_and_the_notes_say_why(tmp_path: Path) -> None:
     data = Recordings(n_test=2, seconds=12.0, absent={3: [2, 3]})
     found = protocol(n_contexts=2, min_contexts=1)(Task(noise), data, tmp_path)

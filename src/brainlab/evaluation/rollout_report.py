@@ -156,6 +156,19 @@ def _window_metrics(found: Findings) -> list[Metric]:
                     "Below it: less varied than real",
                 )
             )
+            # As published, to compare numbers with.
+            metrics.append(
+                Metric(
+                    f"outside_rate{suffix}",
+                    float(np.nanmean(windows.outside_rate())),
+                    n=int(judged.sum()),
+                    better="lower",
+                    note="share of window statistics outside the 5–95 % range of all real contexts, mean over features "
+                    "and windows. The range holds the context's own continuation, and a tenth of the real values lies "
+                    "outside it by construction; outside_real_range leaves the own context out and judges real ones "
+                    "alike",
+                )
+            )
         diversity = windows.diversity_ratio()
         if _any(diversity):
             ratio = float(np.nanmedian(diversity))
