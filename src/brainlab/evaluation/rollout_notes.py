@@ -65,8 +65,8 @@ def notes_of(found: Findings) -> list[str]:
         rows, channels = found.groups[0]
         notes.append(
             f"Statistics of sliding windows (outside_real_range, outside_rate, diversity_error) and the figures of "
-            f"spectra, covariance and coherence use the largest group of contexts with the same channels: {len(rows)} of {n} "
-            f"contexts, {len(channels)} channels. Distances use all contexts, each on the channels it has."
+            f"spectra, covariance and coherence use the largest group of contexts with the same channels: {len(rows)} "
+            f"of {n} contexts, {len(channels)} channels. Distances use all contexts, each on the channels it has."
         )
     for short, distance in HEADLINES.items():
         notes += _comparisons(found, short, distance)
