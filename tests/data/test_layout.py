@@ -156,6 +156,24 @@ def test_places_count_only_where_the_name_does_not_tell_the_sensor(
             canonical_layout(store.sessions)
 
 
+def test_a_magnetometer_and_a_gradiometer_of_one_name_are_two_channels(tmp_path: Path) -> None:
+    mag, grad = (Channel("A1", "mag", sensor=sensor) for sensor in ("magnetometer", "axial gradiometer"))
+    entries = [("wh2500", "bti", [mag]), ("wh3600", "bti", [grad]), ("unknown", "bti", [Channel("A1", "mag")])]
+    store = written(tmp_path, entries)
+    layout = canonical_layout(store.sessions)
+    assert [(channel.name, channel.kind, channel.sensor) for channel in layout.channels] == [
+        ("bti:A1 (magnetometer)", "mag", "magnetometer"),
+        ("bti:A1 (axial gradiometer)", "mag", "axial gradiometer"),
+        ("bti:A1 (mag)", "mag", ""),
+    ]
+    assert channel_sets(store.sessions) == [0, 1, 2]
+
+
+def test_what_a_file_says_of_electrodes_beyond_their_kind_makes_no_second_channel(tmp_path: Path) -> None:
+    store = written(tmp_path, [("a", "eeg", [Channel("Cz", sensor="electrode")]), ("b", "eeg", [Channel("Cz")])])
+    assert canonical_layout(store.sessions).n_channels == 1
+
+
 @pytest.mark.parametrize("merge", [True, False])
 def test_imported_chunks_of_two_helmets_are_one_layout_without_duplicates(
     golden: dict, tmp_path: Path, merge: bool
@@ -175,6 +193,9 @@ def test_imported_chunks_of_two_helmets_are_one_layout_without_duplicates(
         ("vectorview306", "MEG0111"), ("vectorview306", "MEG0112"),
     ]  # fmt: skip
     assert [channel.kind for channel in layout.channels[-2:]] == ["mag", "grad"]
+    assert [channel.sensor for channel in layout.channels] == [
+        *["axial gradiometer"] * 5, "magnetometer", "planar gradiometer",
+    ]  # fmt: skip
 
 
 def test_a_name_that_occurs_twice_is_refused(tmp_path: Path) -> None:

@@ -110,6 +110,9 @@ def test_a_vectorview_name_decides_the_type_whatever_number_the_file_gives(tmp_p
     write_chunks(tmp_path / "s", np.ones((5, 8)), 10.0, names, [2, 2, 502, 1, 2], np.zeros((5, 2)))
     (session,) = read_chunk_tree(tmp_path)
     assert [channel.kind for channel in session.channels] == ["mag", "grad", "grad", "mag", "eeg"]
+    assert [channel.sensor for channel in session.channels] == [
+        "magnetometer", "planar gradiometer", "planar gradiometer", "", "electrode",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 import mne
 import numpy as np
 import pytest
+from mne.io.constants import FIFF
 
 from brainlab.errors import InvalidFile, InvalidValue
-from brainlab.io.mne_reader import open_raw, read_recording
+from brainlab.io.mne_reader import channel_of, open_raw, read_recording
 
 
 @pytest.fixture
@@ -111,6 +112,29 @@ def test_directions_of_sensors_have_length_1(real_data_dir, name):
     towards = [channel.orientation for channel in read_recording(real_data_dir / name).channels if channel.orientation]
     assert len(towards) > 150
     np.testing.assert_allclose(np.linalg.norm(towards, axis=1), 1.0, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "n"), [("meg/kit_test.sqd", 157), ("meg/test_ctf_comp_raw.fif", 274)])
+def test_real_axial_gradiometers_are_called_so_and_references_nothing(real_data_dir, name, n):
+    channels = read_recording(real_data_dir / name, events=False).channels
+    assert sum(channel.sensor == "axial gradiometer" for channel in channels) == n
+    assert {(channel.kind, channel.sensor) for channel in channels if channel.kind in ("mag", "grad", "ref_meg")} == {
+        ("mag", "axial gradiometer"), ("ref_meg", ""),
+    }  # fmt: skip
+
+
+def test_sensors_are_told_by_their_coils():
+    info = mne.create_info(
+        ["m", "g", "b", "o", "e", "s", "x"], 100.0, ["mag", "grad", *["mag"] * 2, "eeg", "seeg", "eog"]
+    )
+    info["chs"][2]["coil_type"] = FIFF.FIFFV_COIL_MAGNES_GRAD
+    info["chs"][3]["coil_type"] = FIFF.FIFFV_COIL_QUSPIN_ZFOPM_MAG2
+    for channel in info["chs"][:4]:
+        channel["coil_type"] += 3 << 16  # compensated by references
+    raw = mne.io.RawArray(np.zeros((7, 10)), info, verbose="ERROR")
+    assert [channel_of(raw, number).sensor for number in range(7)] == [
+        "magnetometer", "planar gradiometer", "axial gradiometer", "magnetometer", "electrode", "electrode", "",
+    ]  # fmt: skip
 
 
 def test_eog_of_the_real_eeg_is_known_by_name(real_data_dir):

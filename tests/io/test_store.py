@@ -63,6 +63,16 @@ def test_facts_of_a_session_come_back(tmp_path):
     assert session.n_samples == 10
 
 
+def test_a_sensor_comes_back_and_lines_without_one_are_read(tmp_path):
+    channel = Channel("A1", "mag", (0.0, 0.1, 0.2), (0.0, 0.0, 1.0), "T", "axial gradiometer")
+    with StoreWriter(tmp_path / "store") as writer:
+        writer.add_session("s", numbers(1, 10), 250.0, [channel])
+    assert Store(tmp_path / "store").sessions[0].channels == (channel,)
+    line = json.dumps([["A1", "mag", [0.0, 0.1, 0.2], [0.0, 0.0, 1.0], "T"]])
+    (tmp_path / "details.jsonl").write_text(line)
+    assert module._Details(tmp_path / "details.jsonl").channels((0, len(line))) == (replace(channel, sensor=""),)
+
+
 def test_a_recording_is_read_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_BLOCK", 16)
     monkeypatch.setattr(module, "_BLOCKS_AT_ONCE", 2)

@@ -1,9 +1,10 @@
 """One order of channels for recordings that differ in theirs.
 
 Two sensors are one where the system, the name and the type agree: channels of two systems are never merged, however
-near they lie, and no place makes a second channel of a known helmet's. Caps, and helmets that are put together anew for
-every head, have no system to tell them by, and the A1 of one is another sensor than the A1 of the next: there, those of
-one name that lie centimetres apart stay two. What a recording lacks is filled with zeros and marked as absent.
+near they lie, nor a magnetometer with a gradiometer, and no place makes a second channel of a known helmet's. Caps, and
+helmets that are put together anew for every head, have no system to tell them by, and the A1 of one is another sensor
+than the A1 of the next: there, those of one name that lie centimetres apart stay two. What a recording lacks is filled
+with zeros and marked as absent.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ _MAGNETIC = ("mag", "grad", "ref_meg")
 # Helmets of which there is one model: a name is one sensor of it, wherever the head lay.
 _HELMETS = ("ctf275", "vectorview306", "neuromag122", "artemis123")
 
-Key = tuple[str, str, str, int]
+Sensor = tuple[str, str, str, str]
+Key = tuple[str, str, str, str, int]
 
 
 def system_of(session: Session) -> str:
@@ -48,10 +50,11 @@ def system_of(session: Session) -> str:
     return str(session.attrs.get("system") or session.channels[0].kind)
 
 
-def _key(system: str, channel: Channel) -> tuple[str, str, str]:
+def _key(system: str, channel: Channel) -> Sensor:
     # CTF names end in the serial number of the electronics, which changes when the system is serviced.
     name = channel.name.split("-")[0] if system.startswith("ctf") else channel.name
-    return system, name, channel.kind
+    # What the file calls magnetometers may be gradiometers; of electrodes the kind says more than the sensor.
+    return system, name, channel.kind, channel.sensor if channel.kind in _MAGNETIC else ""
 
 
 def _named_by_system(system: str, channel: Channel) -> bool:
@@ -61,7 +64,7 @@ def _named_by_system(system: str, channel: Channel) -> bool:
 
 def _keys(sessions: Sequence[Session], refuse: bool) -> list[list[Key]]:
     """Per session the key of each of its channels; the last part counts places that one name has."""
-    places: dict[tuple[str, str, str], list[tuple[tuple[float, ...], str]]] = {}
+    places: dict[Sensor, list[tuple[tuple[float, ...], str]]] = {}
     found = []
     for session in sessions:
         system = system_of(session)
@@ -144,16 +147,22 @@ def canonical_layout(sessions: Sequence[Session], merge: bool = True) -> Channel
         for key, channel in zip(keys, session.channels, strict=True):
             seen.setdefault(key, []).append(channel)
     row = {key: number for number, key in enumerate(seen)}
-    names = [name for _, name, _, _ in seen]
+    names = [key[1] for key in seen]
+    types: dict[tuple[str, str], set[str]] = {}
+    for system, name, kind, sensor, _ in seen:
+        types.setdefault((system, name), set()).add(sensor or kind)
     channels = tuple(
         Channel(
-            (name if names.count(name) == 1 else f"{system}:{name}") + (f"#{n + 1}" if n else ""),
+            (name if names.count(name) == 1 else f"{system}:{name}")
+            + (f" ({sensor or kind})" if len(types[system, name]) > 1 else "")
+            + (f"#{n + 1}" if n else ""),
             kind,
             _mean([channel.position for channel in found]),
             _mean([channel.orientation for channel in found], unit=True),
             found[0].unit,
+            found[0].sensor,
         )
-        for (system, name, kind, n), found in seen.items()
+        for (system, name, kind, sensor, n), found in seen.items()
     )
     return ChannelLayout(
         channels,

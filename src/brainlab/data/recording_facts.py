@@ -42,6 +42,7 @@ def describe(data: MixedRecordings) -> dict[str, Any]:
             "channel_sets": len(set(data.channel_sets)),
             "systems": dict(Counter(data.layout.systems)),
             "types": dict(Counter(channel.kind for channel in data.channels)),
+            "sensors": dict(Counter(channel.sensor or channel.kind for channel in data.channels)),
             "without_position": sum(channel.position is None for channel in data.channels),
         },
         "codes": _codes(data),

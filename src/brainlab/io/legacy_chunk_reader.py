@@ -330,8 +330,8 @@ def _channels(chunk: dict[str, Any], names: list[str], path: Path) -> tuple[Chan
     if len(kinds) != len(names):
         raise InvalidFile("chunk", path, f"expected a type for each of {len(names)} channels, found {len(kinds)}")
     return tuple(
-        Channel(name, _kind(name, kind), _triple(place), _triple(direction), "")
-        for name, kind, place, direction in zip(names, kinds, places, directions, strict=True)
+        Channel(name, kind, _triple(place), _triple(direction), "", _sensor(name, kind))
+        for name, kind, place, direction in zip(names, map(_kind, names, kinds), places, directions, strict=True)
     )
 
 
@@ -342,6 +342,17 @@ def _kind(name: str, kind: Any) -> str:
     if (sensor := _VECTORVIEW.fullmatch(name)) is not None:
         return "mag" if sensor[1] == "1" else "grad"
     return _BY_NUMBER.get(int(kind), "misc")
+
+
+def _sensor(name: str, kind: str) -> str:
+    """What a sensor is, where its name or type tells."""
+    if kind in ("eeg", "ecog", "seeg", "dbs"):
+        return "electrode"
+    if kind in ("mag", "grad") and _CTF.fullmatch(name):
+        return "axial gradiometer"
+    if kind in ("mag", "grad") and _VECTORVIEW.fullmatch(name):
+        return "magnetometer" if kind == "mag" else "planar gradiometer"
+    return ""
 
 
 def _rows(values: Any, n_rows: int, name: str, path: Path) -> list[Any]:

@@ -28,7 +28,14 @@ _KIND_BY_NAME = (
 # At ERROR, MNE would not even raise the warnings that become notes here.
 _HEARD = "WARNING"
 _MEG = ("mag", "grad", "ref_meg")
-
+_ELECTRODES = ("eeg", "seeg", "ecog", "dbs")
+# FIFF's coil types of sensors. MNE calls axial gradiometers magnetometers, since both measure in tesla.
+_COILS = {
+    "planar gradiometer": (2, 3011, 3012, 3013, 3014, 3015),
+    "axial gradiometer": (2001, 4002, 5001, 6001, 7001, 7501, 9001, 9101, 9102),
+    "magnetometer": (2000, 3021, 3022, 3023, 3024, 3025, 4001, 7002, 8001, 8002, 8101, 8201),
+}
+_SENSORS = {coil: sensor for sensor, coils in _COILS.items() for coil in coils}
 
 # What a file is called says nothing of what is in it.
 _NO_NEWS = ("naming conventions",)
@@ -253,7 +260,7 @@ def _set_kinds(raw: Any, path: Path, kinds: Mapping[str, str]) -> None:
 
 
 def channel_of(raw: Any, number: int) -> Channel:
-    """One channel of an MNE object: its kind, place (m), direction and SI unit."""
+    """One channel of an MNE object: its kind, place (m), direction, SI unit and, from its coil, what sensor it is."""
     import mne
     from mne.io.constants import FIFF
 
@@ -264,10 +271,17 @@ def channel_of(raw: Any, number: int) -> Channel:
     return Channel(
         name=info["ch_name"],
         kind=kind,
-        position=_triple(location[:3]) if kind in (*_MEG, "eeg", "eog", "seeg", "ecog", "dbs") else None,
+        position=_triple(location[:3]) if kind in (*_MEG, *_ELECTRODES, "eog") else None,
         orientation=_unit(_triple(location[9:12])) if kind in _MEG else None,
         unit=units.get(info["unit"], ""),
+        sensor=_sensor(kind, int(info["coil_type"]) & 0xFFFF),  # above are bits of the gradient compensation
     )
+
+
+def _sensor(kind: str, coil: int) -> str:
+    if kind in _ELECTRODES:
+        return "electrode"
+    return _SENSORS.get(coil, "") if kind in ("mag", "grad") else ""
 
 
 def _triple(values: np.ndarray) -> Position | None:

@@ -23,7 +23,8 @@ class Channel:
     """One sensor.
 
     ``kind`` is MNE's channel type (eeg, eog, mag, grad, stim …), ``position`` and ``orientation`` are in metres in
-    head or device coordinates (None where unknown), ``unit`` is the SI unit of the samples.
+    head or device coordinates (None where unknown), ``unit`` is the SI unit of the samples. ``sensor`` says what MNE's
+    types leave open, where it is known: magnetometer, planar gradiometer, axial gradiometer or electrode.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Channel:
     position: Position | None = None
     orientation: Position | None = None
     unit: str = "V"
+    sensor: str = ""
 
 
 @dataclass(frozen=True)

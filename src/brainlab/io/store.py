@@ -85,8 +85,8 @@ class _Details:
         """One set of channels; sessions with the same set get the same object."""
         if place[0] not in self._channels:
             self._channels[place[0]] = tuple(
-                Channel(name, kind, _triple(position), _triple(orientation), unit)
-                for name, kind, position, orientation, unit in self.line(*place)
+                Channel(name, kind, _triple(position), _triple(orientation), *rest)  # the unit, and perhaps the sensor
+                for name, kind, position, orientation, *rest in self.line(*place)
             )
         return self._channels[place[0]]
 
@@ -272,7 +272,7 @@ class StoreWriter:
         events: Sequence[Mapping[str, Any]],
         attrs: Mapping[str, Any],
     ) -> None:
-        table = json.dumps([[c.name, c.kind, c.position, c.orientation, c.unit] for c in channels])
+        table = json.dumps([[c.name, c.kind, c.position, c.orientation, c.unit, c.sensor] for c in channels])
         if table not in self._sets:
             self._sets[table] = self._append(table)
         facts = json.dumps({"events": [dict(event) for event in events], "attrs": dict(attrs)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from brainlab.datasets.recordings import RecordingFile, channel_kind
@@ -87,11 +88,9 @@ def channels_of(session: RawSession) -> tuple[Channel, ...]:
     for number, name in enumerate(session.ch_names):
         channel = channel_of(session.raw, number)
         unit = session.units.get(name, channel.unit if session.scalers is None else "")
-        found.append(Channel(name, channel.kind, channel.position, channel.orientation, unit))
+        found.append(replace(channel, unit=unit))
     if session.system == "ctf275":
         short = [channel.name.split("-")[0] for channel in found]
         if len(set(short)) == len(short):
-            found = [
-                Channel(name, c.kind, c.position, c.orientation, c.unit) for name, c in zip(short, found, strict=True)
-            ]
+            found = [replace(channel, name=name) for name, channel in zip(short, found, strict=True)]
     return tuple(found)
