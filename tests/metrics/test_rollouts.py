@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+from scipy.spatial.distance import jensenshannon
 
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.metrics.features import features
+from brainlab.metrics.features import features, prefix_features
 from brainlab.metrics.rollouts import DISTANCES, SUMMARIES, distances, summaries
 from brainlab.metrics.spectra import Grid
 
@@ -145,6 +146,47 @@ def test_flat_channel_is_left_out_of_means_and_everything_flat_is_nan():
     dead = np.full_like(x, 7.0)
     assert np.isnan(distances(dead, dead, sfreq_hz=100.0)["correlation"]).all()
     assert np.isnan(summaries(dead, 100.0)["dfa_exponent"]).all()
+
+
+def test_a_band_without_a_frequency_has_no_share_and_nothing_else_to_compare():
+    x, y = noise(2, seed=3), noise(2, seed=4)
+    found, described = distances(x, y, sfreq_hz=50.0), summaries(x, 50.0)  # up to 23.75 Hz
+    shares = features(x, 50.0).bandpower_ratios
+    assert (shares[..., -1] == 0).all()
+    assert (found["bandpower_ratio_gamma"] == 0).all()
+    assert (described["bandpower_ratio_gamma"] == 0).all()
+    for name in ("psd_jsd_gamma", "psd_corr_gamma", "coherence_gamma"):
+        assert np.isnan(found[name]).all()
+    p, q = (s / s.sum(axis=-1, keepdims=True) for s in (shares[..., :-1], features(y, 50.0).bandpower_ratios[..., :-1]))
+    expected = jensenshannon(p, q, axis=-1) / np.sqrt(np.log(2))
+    np.testing.assert_allclose(found["band_jsd"], expected.mean(axis=-1), rtol=1e-5)
+
+
+def test_the_smallest_integer_is_as_far_out_as_the_largest():
+    x = np.zeros((1, 2, 200), dtype=np.int8)
+    x[:, 0, 7], x[:, 1, 7] = -128, 127
+    np.testing.assert_array_equal(features(x, 100.0).amplitude_tail_fraction, 1 / 200)
+
+
+@pytest.mark.parametrize("sfreq", [100.0, 90.0])
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_spans_of_zeros_stay_exactly_zero_in_the_transforms(sfreq, offset):
+    x = noise(1) + np.float32(offset)
+    x[0, 0, 300:700] = 0
+    x[0, 1, 450:] = x[0, 2, :200] = 0
+    grid = Grid(sfreq, x.shape[-1])
+    _, _, expected = scipy.signal.stft(
+        x[0].astype(np.float64), sfreq, nperseg=grid.n_segment, noverlap=grid.n_segment - grid.stft_step,
+        boundary=None, padded=False, scaling="psd",
+    )  # fmt: skip
+    expected = np.abs(expected[:, grid.kept]).transpose(0, 2, 1).reshape(3, -1)
+    short, whole = prefix_features(x, sfreq, [180, 900])
+    found = whole.stft(0)
+    np.testing.assert_array_equal(found.magnitude == 0, expected == 0)
+    assert (found.magnitude == 0).any(axis=-1).all()
+    assert (found.angle[found.magnitude == 0] == 0).all()
+    assert (short.fft(0).magnitude[2] == 0).all()
+    assert (whole.fft(0).magnitude.max(axis=-1) > 0).all()
 
 
 def test_short_signals_use_one_segment_of_their_own_length():

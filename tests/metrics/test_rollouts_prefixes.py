@@ -110,6 +110,14 @@ def test_real_windows_lie_in_their_own_envelope_and_scaled_ones_do_not():
     np.testing.assert_allclose(far.real["a"][2], np.median(real["a"], axis=0))
 
 
+def test_a_band_without_a_frequency_is_no_perfect_score_in_windows():
+    values = np.abs(np.random.default_rng(0).standard_normal((20, 3)))
+    real = {"bandpower_ratio_alpha": values, "bandpower_ratio_gamma": np.zeros((20, 3)), "token_entropy": 0 * values}
+    assert list(compare_windows(real, real).outside) == ["bandpower_ratio_alpha", "token_entropy"]
+    far = compare_windows({**real, "bandpower_ratio_gamma": values}, real)
+    np.testing.assert_allclose(far.outside["bandpower_ratio_gamma"], 1.0)
+
+
 def test_features_without_numbers_are_left_out_of_windows():
     values = np.random.default_rng(0).standard_normal((20, 3))
     found = compare_windows(

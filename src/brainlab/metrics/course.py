@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from brainlab.metrics.spectra import Grid
 
@@ -142,13 +142,21 @@ class Course:
         power[..., touched] = _power(segments[..., touched] - means[..., None] * spread[touched])
         level = (self.offset * self.gain).astype(np.float32)[:, None, None] * spread[touched]
         frames[..., touched] += level
+        frames[self._silent(grid.stft_step)] = 0
         if rest:
             segments[..., touched] += level
+            segments[self._silent(grid.welch_step)] = 0
         magnitude = np.abs(frames) * np.float32(1 / self.gain)
         angle = np.arctan2(frames.imag, frames.real)
         n_channels = len(frames)
         polar = Polar(magnitude.reshape(n_channels, -1), angle.reshape(n_channels, -1))
         return polar, self._density(power), self._coherence(segments)
+
+    def _silent(self, step: int) -> Bool[np.ndarray, "channel segment"]:
+        """Segments of zeros. Taking the signal's mean off and adding it again leaves them only nearly 0."""
+        n = self.grid.n_segment
+        count = np.cumsum(self.signal != 0, axis=-1, dtype=np.int64)
+        return (count[:, n - 1 :] == count[:, : count.shape[1] - n + 1])[:, ::step]  # the window's first weight is 0
 
     def _segments(self, step: int) -> Float[np.ndarray, "channel segment time"]:
         """Views of the centred signal."""
@@ -186,6 +194,7 @@ class Course:
         end = int(self.ends[prefix])
         spectrum = scipy.fft.rfft(self.centred[:, :end], axis=-1)
         spectrum[:, 0] += (self.offset * self.gain * end).astype(np.float32)
+        spectrum[~self.signal[:, :end].any(axis=-1)] = 0
         return Polar(np.abs(spectrum) * np.float32(1 / (self.gain * end)), np.arctan2(spectrum.imag, spectrum.real))
 
 

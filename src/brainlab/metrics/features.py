@@ -132,7 +132,8 @@ class Features:
 
         def share(index: int) -> np.ndarray:
             x = self.signal(index)
-            limit = limits[index].astype(x.dtype if x.dtype.kind == "f" else np.float64)
+            x = x if x.dtype.kind == "f" else x.astype(np.float64)  # |−128| is no int8
+            limit = limits[index].astype(x.dtype)
             return np.count_nonzero(np.abs(x) > limit[:, None], axis=-1) / self.n_time
 
         return np.stack(in_threads(share, range(len(self)), self.workers))

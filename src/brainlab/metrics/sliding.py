@@ -72,7 +72,8 @@ def compare_windows(
 ) -> WindowComparison:
     """Compare what :func:`brainlab.metrics.rollouts.window_summaries` found in generated and in real recordings.
 
-    Features without a single number on either side (token numbers of signals) are left out. By construction about a
+    Features without a single number on either side (token numbers of signals) are left out, and so are shares of bands
+    in which there is no frequency to compare. By construction about a
     tenth of real values lies outside their own range; of *other* recordings more, the fewer contexts there are.
 
     Args:
@@ -84,7 +85,13 @@ def compare_windows(
     """
     if list(generated) != list(real):
         raise ShapeMismatch("generated", list(generated), f"expected the features {list(real)}")
-    kept = [name for name in generated if np.isfinite(generated[name]).any() and np.isfinite(real[name]).any()]
+    kept = [
+        name
+        for name in generated
+        if np.isfinite(generated[name]).any()
+        and np.isfinite(real[name]).any()
+        and not _is_empty_band(name, generated[name], real[name])
+    ]
     made, true, outside, diversity, beyond_others, real_beyond = {}, {}, {}, {}, {}, {}
     for name in kept:
         if generated[name].shape[1:] != real[name].shape[1:]:
@@ -101,6 +108,10 @@ def compare_windows(
         with np.errstate(divide="ignore", invalid="ignore"):
             diversity[name] = np.where(spread > 0, (made[name][3] - made[name][1]) / spread, np.nan)
     return WindowComparison(made, true, outside, diversity, beyond_others, real_beyond)
+
+
+def _is_empty_band(name: str, *sides: np.ndarray) -> bool:
+    return name.startswith("bandpower_ratio_") and not any(np.nan_to_num(values).any() for values in sides)
 
 
 def _beyond(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

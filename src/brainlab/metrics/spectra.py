@@ -152,12 +152,9 @@ def log_slope(y: Float[np.ndarray, "*batch point"], x: Float[np.ndarray, " point
 
 
 def band_shares(psd: Float[np.ndarray, "*batch frequency"], grid: Grid) -> Float[np.ndarray, "*batch band"]:
-    """Trapezoidal power of each band over the power of the whole range; NaN for a silent channel or an empty band."""
+    """Trapezoidal power of each band over that of the whole range; 0 for an empty band, NaN for a silent channel."""
     total = np.trapezoid(psd, grid.frequencies)
-    parts = [
-        np.trapezoid(psd[..., inside], grid.frequencies[inside]) if inside.any() else np.full(total.shape, np.nan)
-        for inside in grid.bands.values()
-    ]
+    parts = [np.trapezoid(psd[..., inside], grid.frequencies[inside]) for inside in grid.bands.values()]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.stack(parts, axis=-1) / total[..., None]
 
