@@ -182,11 +182,14 @@ def test_report_has_every_panel_and_file(judged: tuple[Any, Path]) -> None:
     for figure in found.figures:
         assert figure.path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert figure.path.parent == out / "figures"
+    assert [path.name for path in (out / "figures").glob("*.pdf")] == ["divergence.pdf"]
+    assert (out / "figures" / "divergence.pdf").read_bytes()[:5] == b"%PDF-"
     names = {path.name for path in (out / "rollouts").iterdir()}
     assert names == {
         "contexts.json",
         "divergence.json",
         "statistics.json",
+        "statistics.md",
         "windows.json",
         "rollouts.npz",
         "rollouts.json",
@@ -200,6 +203,27 @@ def test_report_has_every_panel_and_file(judged: tuple[Any, Path]) -> None:
     assert (content["unit"], content["n_units"]) == ("sessions", 4)
     assert (statistics[-1]["n"], statistics[-1]["n_clusters"]) == (8, 4)
     assert content["controls_by_context"]["target_swap"]["psd_jsd"][-1]["n_clusters"] == 8
+
+
+def test_statistics_are_a_table_to_read_with_the_same_numbers(judged: tuple[Any, Path], tmp_path: Path) -> None:
+    folder = judged[1] / "rollouts"
+    content, text = json.loads((folder / "statistics.json").read_text()), (folder / "statistics.md").read_text()
+    assert re.findall("## First (.*) s", text) == ["6", "4", "2"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    header, body = rows[0], [row for row in rows if row[0] not in ("metric", "---")]
+    assert header[2:] == ["n", "median Δ", "share Δ > 0", "sessions", "95 % low", "95 % high", "p", "p corrected",
+                          "contexts", "95 % low", "95 % high", "p", "p corrected"]  # fmt: skip
+    assert len(body) == 3 * 36 * 3
+    for row in body[: 36 * 3]:
+        record, by_context = (content[table][row[1]][row[0]][-1] for table in ("controls", "controls_by_context"))
+        expected = [record[key] for key in ("n", "median", "share_positive")]
+        for each in (record, by_context):
+            expected += [each[key] for key in ("n_clusters", "low", "high", "p", "p_adjusted")]
+        assert [None if cell == "–" else float(cell) for cell in row[2:]] == pytest.approx(expected, rel=1e-5)
+    protocol(n_contexts=1)(Task(noise), Recordings(n_train=1, n_test=1, seconds=12.0), tmp_path)
+    alone = (tmp_path / "rollouts" / "statistics.md").read_text()
+    assert "over contexts; correction" in alone
+    assert "| psd_jsd | target_swap | 0 | – |" in alone
 
 
 def test_intervals_and_tests_are_over_sessions(judged: tuple[Any, Path]) -> None:

@@ -20,7 +20,7 @@ from brainlab.metrics.statistics import bootstrap_mean
 from brainlab.plot.rollout_lines import FEW
 from brainlab.types import DataSource, Metric, Table
 
-__all__ = ["HEADLINES", "WORDS", "Findings", "metrics_of", "tables_of"]
+__all__ = ["HEADLINES", "WORDS", "Findings", "metrics_of", "statistics_markdown", "tables_of"]
 
 #: Distances that are metrics of their own, by the name they have there.
 HEADLINES = {"psd": "psd_jsd", "covariance": "covariance"}
@@ -340,6 +340,42 @@ def tables_of(found: Findings) -> list[Table]:
             )
         )
     return tables
+
+
+def statistics_markdown(content: Mapping[str, Any]) -> str:
+    """The content of ``statistics.json`` to read: a table per length, the longest first, a row per metric and control.
+
+    What differs between sessions and contexts as the unit (intervals and tests) stands in it for both.
+    """
+    controls = content["controls"]
+    units = [("controls", content["unit"])]
+    if content["unit"] != "contexts":
+        units.append(("controls_by_context", "contexts"))
+    header = ["metric", "control", "n", "median Δ", "share Δ > 0"]
+    for _, unit in units:
+        header += [unit, "95 % low", "95 % high", "p", "p corrected"]
+    shared, own = ("n", "median", "share_positive"), ("n_clusters", "low", "high", "p", "p_adjusted")
+    lines = [
+        "# Is the model nearer to its own continuation than the controls are?",
+        "",
+        "Δ = control − model (similarities: model − control), median over contexts; positive speaks for the model. "
+        f"Wilcoxon signed rank over {' and over '.join(unit for _, unit in units)}; correction: "
+        f"{content['correction']}.",
+    ]
+    lengths = [record["prefix_s"] for record in next(iter(next(iter(controls.values())).values()))] if controls else []
+    for row in reversed(range(len(lengths))):
+        lines += ["", f"## First {lengths[row]:g} s", "", _row(header), _row(["---"] * len(header))]
+        for distance in DISTANCES:
+            for control in controls:
+                cells = [controls[control][distance][row][key] for key in shared]
+                for table, _ in units:
+                    cells += [content[table][control][distance][row][key] for key in own]
+                lines.append(_row([distance, control, *("–" if cell is None else f"{cell:.6g}" for cell in cells)]))
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _note(line: str, short: str, found: Findings) -> str:

@@ -30,7 +30,7 @@ from brainlab.evaluation.rollout_generation import (
     save_rollouts,
 )
 from brainlab.evaluation.rollout_notes import notes_of
-from brainlab.evaluation.rollout_report import Findings, metrics_of, tables_of
+from brainlab.evaluation.rollout_report import Findings, metrics_of, statistics_markdown, tables_of
 from brainlab.evaluation.rollout_tokens import summarise_tokens
 from brainlab.evaluation.session_sampler import SessionSampler
 from brainlab.io.atomic import write_atomically
@@ -385,16 +385,15 @@ class Rollouts:
         lines = {**compared.divergence.to_dict(), "curves": compared.divergence.curves()}
         lines["lines"] |= {name: _listed(values) for name, values in compared.others.items()}
         _write_json(folder / "divergence.json", lines)
-        _write_json(
-            folder / "statistics.json",
-            {
-                "correction": self.correction,
-                "unit": compared.unit,
-                "n_units": compared.n_units,
-                "controls": findings.statistics,
-                "controls_by_context": compared.divergence.statistics(self.n_bootstrap, self.seed, self.correction),
-            },
-        )
+        statistics = {
+            "correction": self.correction,
+            "unit": compared.unit,
+            "n_units": compared.n_units,
+            "controls": findings.statistics,
+            "controls_by_context": compared.divergence.statistics(self.n_bootstrap, self.seed, self.correction),
+        }
+        _write_json(folder / "statistics.json", statistics)
+        write_atomically(folder / "statistics.md", statistics_markdown(statistics))
         _write_json(
             folder / "windows.json",
             {"times_s": findings.times_s, **{name: each.to_dict() for name, each in findings.windows.items()}},

@@ -54,9 +54,9 @@ def new_figure(
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 130) -> Path:
-    """Write a PNG and return its path; the folder is made."""
+    """Write a PNG, or a PDF where ``path`` ends so, and return its path; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, format="png")
+    figure.savefig(path, dpi=dpi, format="pdf" if path.suffix == ".pdf" else "png")
     return path
 
 

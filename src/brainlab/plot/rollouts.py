@@ -50,7 +50,7 @@ def divergence_curves(
     """Distance to the real continuation against time: medians over contexts, spread of the model and target swap.
 
     Args:
-        path: PNG to write.
+        path: PNG to write; that over lengths is written as PDF beside it, for print.
         prefixes_s: lengths, or places in the continuation, in seconds.
         lines: line → metric → values; NaN where a line has no value.
         metrics: panels, in order: name and title.
@@ -76,6 +76,8 @@ def divergence_curves(
     n = max((each.shape[1] for values in lines.values() for each in values.values()), default=0)
     title = f"Distance of rollouts to real continuations{' in sliding windows' if in_windows else ''}"
     figure.suptitle(f"{title}, {source_text(source)}\n{spread_text(n, spread)}", fontsize=13)
+    if not in_windows:
+        save_figure(figure, path.with_suffix(".pdf"))
     return save_figure(figure, path)
 
 
