@@ -299,6 +299,11 @@ def test_a_start_never_overwrites_weights_that_were_loaded():
     network.load_state_dict(trained.state_dict())
     assert not network.start_from(torch.randn(2, 8, 4))
     assert torch.equal(network.embedding.weight, trained.embedding.weight)
+    network = FlatGPT(**sizes, ffn_width=16)
+    network.decoder.load_state_dict(trained.decoder.state_dict())
+    assert network.start_from(torch.randn(2, 8, 4)), "the embedding itself is as it was"
+    network.embedding.load_state_dict(trained.embedding.state_dict())
+    assert not network.start_from(torch.randn(2, 8, 4))
 
 
 def test_a_start_from_other_codes_is_refused():

@@ -157,8 +157,8 @@ class FlatGPT(nn.Module):
         for module in (self.embedding, self.site, self.hidden, self.heads):
             if module is not None:
                 nn.init.normal_(module.weight, std=_START)
-        self._untouched = True
-        self.register_load_state_dict_post_hook(_touched)
+        self.embedding._untouched = True
+        self.embedding.register_load_state_dict_post_hook(_touched)
 
     @torch.no_grad()
     def start_from(self, vectors: Float[Tensor, "level code dim"], noise: float = 0.3) -> bool:
@@ -178,7 +178,7 @@ class FlatGPT(nn.Module):
         Raises:
             ShapeMismatch: if levels or codes differ in number.
         """
-        if not self._untouched or self.embedding.weight.is_meta:
+        if not self.embedding._untouched or self.embedding.weight.is_meta:
             return False
         if tuple(vectors.shape[:2]) != (self.n_levels, self.vocab_size):
             raise ShapeMismatch(
