@@ -78,6 +78,21 @@ def test_spread_contexts_lie_apart_and_random_ones_follow_the_seed() -> None:
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+@pytest.mark.parametrize("place", ["start", "spread", "random"])
+def test_the_seed_chooses_the_sessions_where_there_are_more_than_contexts(place) -> None:
+    data = _Data([(number, 0, 3000) for number in range(20)])
+
+    def sessions(n_contexts: int, seed: int) -> list[int]:
+        sampler = SessionSampler(context_s=4, total_s=10, n_contexts=n_contexts, place=place, seed=seed)
+        return [session for session, _ in _starts(sampler(data))]
+
+    assert sessions(6, 1) == sessions(6, 1) == sorted(set(sessions(6, 1)))
+    assert len({tuple(sessions(6, seed)) for seed in range(4)}) == 4
+    assert {session for seed in range(30) for session in sessions(6, seed)} == set(range(20))
+    assert sessions(20, 1) == sessions(20, 2) == list(range(20))
+    assert sessions(25, 1) == sorted([*range(20), *range(5)])
+
+
 def test_what_is_dropped_is_said_with_its_reason() -> None:
     data = _Data([(0, 0, 3000), (1, 0, 500), (2, 0, 1200)], span=[[0, 0], [0, 0], [0, 1150]])
     sampled = SessionSampler(context_s=4, total_s=10, min_contexts=1)(data)

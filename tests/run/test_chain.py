@@ -211,3 +211,7 @@ def test_the_published_size_trains_its_tokenizer_as_published(tmp_path: Path) ->
     assert (tokenizer.data.window_s, tokenizer.data.batch_size, tokenizer.data.tokenizer) == (10.24, 480, None)
     assert tokenizer.model.network.n_filters == 1024
     assert (gpt.model.lr, gpt.data.window_s, gpt.data.heldout_dataset) == (2e-4, 61.44, "mous")
+    assert (gpt.model.corruption.ramp, gpt.model.corruption.p_end) == ("log", 0.02)
+    contexts = gpt.evaluation
+    assert (contexts.num_sessions, contexts.contexts_per_session, contexts.n_contexts) == (50, 1, 50)
+    assert (contexts.place, contexts.task, contexts.total_s) == ("start", "rest", 307.2)

@@ -72,7 +72,8 @@ class SessionSampler:
     Args:
         context_s: length of a context in seconds; ``context_steps`` in samples wins.
         total_s: context and continuation together; ``total_steps`` wins.
-        n_contexts: most contexts in all; sessions take turns, so that they are shared out evenly. None: no limit.
+        n_contexts: most contexts in all; sessions take turns, so that they are shared out evenly, and where there are
+            more of them than contexts, they are drawn at random. None: no limit.
         contexts_per_session: most contexts of one session. None: as many as fit.
         min_contexts: where fewer fit, lengths are shortened, to no less than half. Below two contexts, and where none
             fits, they are shortened further. 1 keeps them wherever a single context fits.
@@ -166,6 +167,9 @@ class SessionSampler:
                 if most * sfreq >= total:
                     why = "no room for a continuation after the samples that its scalers were taken from"
                 dropped.append({"session": _name(data, session), "reason": why})
+        if self.n_contexts is not None and self.n_contexts < len(starts):  # the first ones may be all of one data set
+            order = np.random.default_rng([self.seed, 3]).permutation(list(starts))
+            starts = {session: starts[session] for session in order.tolist()}
         places = sorted(
             (session, start) for session, start in _in_turns(starts, self.n_contexts, self.contexts_per_session)
         )
