@@ -72,6 +72,16 @@ def test_a_finished_forecaster_is_judged_again_under_another_protocol(brainlab):
     results = json.loads((ended.run_folder("meg_evaluate") / "results.json").read_text())
     assert results["data_source"] == "synthetic"
     assert "psd_distance" in results["metrics"]
+    again = brainlab(
+        "job=evaluate", f"checkpoint={run}", "logger=none", "evaluation.prefixes_s=[1]", "hydra.run.dir=re"
+    )
+    assert again.code == 0, again.text
+    assert "rollouts of the model took" not in again.text
+    results = json.loads((again.folder / "re" / "results.json").read_text())
+    first = json.loads((run / "results.json").read_text())
+    assert results["details"]["prefixes_s"][0] == 1.0
+    assert results["details"]["generation"]["model"] == first["details"]["generation"]["model"]
+    assert results["metrics"]["psd_distance"]["value"] == first["metrics"]["psd_distance"]["value"]
 
 
 def test_the_published_size_is_counted_without_being_built(brainlab):
