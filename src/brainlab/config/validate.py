@@ -306,9 +306,10 @@ def _folders(cfg: DictConfig, plain: Mapping[str, Any], origins: Origins) -> Non
                 where=origins.where(key),
                 hint="a run keeps its best one as checkpoints/best.ckpt; a relative path starts where you are",
             )
-    written = dict(_leaves(OmegaConf.to_container(cfg.weights, resolve=False), "weights"))
-    for key, value in _leaves(plain["weights"], "weights"):
-        if value is None or "${stage:" in str(written[key]):  # an earlier stage of a chain will have written it
+    files = plain.get("weights") or {}
+    raw = dict(_leaves(OmegaConf.to_container(cfg.weights, resolve=False), "weights")) if files else {}
+    for key, value in _leaves(files, "weights"):
+        if value is None or "${stage:" in str(raw[key]):  # an earlier stage of a chain will have written it
             continue
         place = Path(str(value)).expanduser()
         if not (place / "checkpoints" / "best.ckpt" if place.is_dir() else place).is_file():
