@@ -15,8 +15,8 @@ import torch
 from scipy.signal import lfilter
 
 from brainlab.errors import InvalidValue, ShapeMismatch
-from brainlab.evaluation.rollout_divergence import kinds_and_owners
-from brainlab.evaluation.rollout_generation import continue_contexts, load_rollouts, read_places
+from brainlab.evaluation.rollout_divergence import compare, kinds_and_owners
+from brainlab.evaluation.rollout_generation import RealSignals, continue_contexts, load_rollouts, read_places
 from brainlab.evaluation.rollout_notes import _sign
 from brainlab.evaluation.rollout_tokens import in_frames, linear_bits, training_unigram
 from brainlab.evaluation.rollouts import Rollouts
@@ -693,3 +693,16 @@ def test_the_tokenizer_is_the_ceiling(tmp_path: Path) -> None:
     distance = found.metric("psd_distance")
     assert distance.ceiling == found.metric("psd_tokenizer").value
     assert distance.ceiling < distance.value
+
+
+def test_a_band_without_a_frequency_is_no_agreement() -> None:
+    signal = np.random.default_rng(0).standard_normal((4, 2, 300)).astype(np.float32)
+    real = RealSignals(signal, np.ones((4, 2), bool), 100)
+    compared = compare(
+        signal[:, None, :, 50:250], real, {}, [Place(number, 0) for number in range(4)], sfreq_hz=50.0, prefixes=[200],
+        n_partners=2, seed=0, fmin_hz=1.0, fmax_hz=None,
+    )  # fmt: skip
+    for line in compared.at_the_end().values():
+        assert np.isnan(line["bandpower_ratio_gamma"]).all()  # 30 to 45 Hz, of which 50 Hz hold nothing
+        assert np.isfinite(line["bandpower_ratio_beta"]).all()
+        assert np.isfinite(line["band_jsd"]).all()

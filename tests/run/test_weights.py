@@ -98,6 +98,11 @@ def test_weights_that_learned_the_codes_of_another_tokenizer_are_refused(tmp_pat
     file = _saved(tmp_path, {"state_dict": trained.state_dict(), "brainlab": facts})
     with pytest.raises(InvalidValue, match=r"tokenizer=file data\.tokenizer\.checkpoint=/runs/a/best\.ckpt"):
         load_weights_into(Task(), {"network": file}, codes="ours")
+    for damaged in ("{", "data: 3", "a: ${oc.env:HOME}", None, 5):
+        other = _saved(tmp_path, {"state_dict": trained.state_dict(), "brainlab": {**facts, "config": damaged}})
+        with pytest.raises(InvalidValue, match=r"keep theirs: the data\.tokenizer of that run"):
+            load_weights_into(Task(), {"network": other}, codes="ours")
+    file = _saved(tmp_path, {"state_dict": trained.state_dict(), "brainlab": facts})
     for codes in ("theirs", None):
         load_weights_into(Task(), {"network": file}, codes=codes)
     old = _saved(tmp_path, {"state_dict": trained.state_dict(), "brainlab": {"config": config}})

@@ -13,6 +13,7 @@ from brainlab.evaluation.rollout_generation import RealSignals
 from brainlab.evaluation.session_sampler import Place
 from brainlab.metrics.divergence import LINES, Divergence, divergence, paired
 from brainlab.metrics.rollouts import DISTANCES, prefix_distances, window_distances
+from brainlab.metrics.spectra import BANDS
 from brainlab.metrics.statistics import bootstrap_median
 
 __all__ = ["Compared", "Partners", "compare", "drift", "interval", "kinds_and_owners"]
@@ -156,6 +157,8 @@ def compare(
         missing = _without_spectrum(values)
         for name in _SHAPES:
             values[name][missing] = 1.0
+        for name in BANDS:  # a band without a frequency has a share of 0 on both sides: that is no agreement
+            values[f"bandpower_ratio_{name}"][np.isnan(values[f"psd_jsd_{name}"])] = np.nan
     joined = Divergence(float(sfreq_hz), tuple(int(prefix) for prefix in prefixes), lines, tuple(drawn))
     sessions = np.array([place.session for place in places], dtype=np.int64)
     shared = any(sessions[other] == sessions[row] for row, others_of in enumerate(drawn) for other in others_of)

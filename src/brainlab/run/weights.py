@@ -10,10 +10,11 @@ import hashlib
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from brainlab.errors import InvalidFile, InvalidValue, ShapeMismatch
 from brainlab.run.directory import RunDirectory
@@ -87,13 +88,14 @@ def load_weights_into(task: Any, weights: Mapping[str, str], codes: str | None =
             raise InvalidFile(
                 f"weights.{name}", file, f"expected a dictionary of tensors, found {type(state).__name__}"
             )
-        facts = state.get(STATE_KEY) or {}
+        facts = state.get(STATE_KEY)
+        facts = facts if isinstance(facts, Mapping) else {}
         if codes is not None and facts.get("tokenizer", codes) not in (None, codes):
             raise InvalidValue(
                 f"weights.{name}",
                 file,
                 "expected weights that learned the codes of this run's tokenizer: to them its codes mean other signals",
-                hint=_how_to_keep(OmegaConf.select(OmegaConf.create(facts.get("config", "")), "data.tokenizer")),
+                hint=_how_to_keep(facts.get("config")),
             )
         released = getattr(sys.modules[type(module).__module__], "load_released_weights", None)
         if released is not None:
@@ -108,8 +110,14 @@ def load_weights_into(task: Any, weights: Mapping[str, str], codes: str | None =
             log.info("weights.%s: all tensors of %s", name, file)
 
 
-def _how_to_keep(tokenizer: Any) -> str:
-    file = (tokenizer or {}).get("checkpoint")
+def _how_to_keep(config: Any) -> str:
+    """What keeps the tokenizer of the run whose configuration, as YAML, came with the weights."""
+    file: Any = None
+    with suppress(yaml.YAMLError):  # the file may come from anywhere
+        plain = yaml.safe_load(str(config))
+        for key in ("data", "tokenizer", "checkpoint"):
+            plain = plain.get(key) if isinstance(plain, dict) else None
+        file = plain
     words = "the data.tokenizer of that run" if file is None else f"tokenizer=file data.tokenizer.checkpoint={file}"
     return f"keep theirs: {words}"
 
