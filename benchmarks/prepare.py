@@ -121,7 +121,7 @@ def compare(store_folder: Path, written: list[tuple[Path, np.ndarray]]) -> None:
 def main() -> int:
     """Write the files, check both sides, time them, then time processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="timed turns of each side")
+    parser.add_argument("--repeats", type=int, default=15, help="timed turns of each side; a turn varies by a tenth")
     parser.add_argument("--no-processes", action="store_true", help="leave out the second part")
     options = parser.parse_args()
     print("prepare:", environment("mne", "numpy", "scipy"))
